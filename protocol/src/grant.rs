@@ -1,0 +1,179 @@
+//! Grants: what a device may hold, until when, for whom, and the feed keys sealed to its vault.
+//! It must not show a feed key to anybody but the vault: the courier carries grants and can open none.
+
+use alloc::vec::Vec;
+use rand_core::CryptoRng;
+use serde::{Deserialize, Serialize};
+
+use crate::cell::FeedKey;
+use crate::id::{DeviceId, Epoch, FeedId, PractitionerId, ScopeId, SiteId, UnixMs};
+use crate::policy::Policy;
+use crate::seal::{self, Key, OpeningKey, SealingKey};
+use crate::sign::{Kind, Verified};
+use crate::text::Text;
+use crate::trust::{Role, Trust};
+use crate::{Refusal, codec, limits};
+
+const INFO: &[u8] = b"cpis-edge/1/grant-keys";
+
+/// Who may unlock the vault on this device, and in which role.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Badge {
+    /// The practitioner's identity, e.g. an SDS user id.
+    pub practitioner: PractitionerId,
+    /// The name shown on screen.
+    pub name: Text<40>,
+    /// The job role, e.g. `R1070` paramedic (UKCore-SDSJobRoleName).
+    pub role: Text<8>,
+    /// Until when the badge is good.
+    pub valid_until_ms: UnixMs,
+}
+
+/// A feed that the device may hold, and the key that seals its new cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantedFeed {
+    /// The feed.
+    pub feed: FeedId,
+    /// The identity of its log.
+    pub epoch: Epoch,
+    /// The current key's number; older ones may be in the sealed keys too.
+    pub key_id: u32,
+}
+
+/// The payload of a signed grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Counts the grants of this device; a lower one is a rollback.
+    pub number: u64,
+    /// The device.
+    pub device: DeviceId,
+    /// Its site.
+    pub site: SiteId,
+    /// Its scope.
+    pub scope: ScopeId,
+    /// When it was made.
+    pub issued_ms: UnixMs,
+    /// The lease: beyond this the device answers nothing, with or without a network.
+    pub lease_until_ms: UnixMs,
+    /// The site's policy.
+    pub policy: Policy,
+    /// Who may unlock.
+    pub badges: Vec<Badge>,
+    /// The feeds whose keys are inside, so that the courier sees what it lacks without opening anything.
+    pub feeds: Vec<GrantedFeed>,
+    /// [`FeedKeys`], sealed by HPKE to the device's vault key.
+    pub sealed_keys: Vec<u8>,
+}
+
+/// One feed key.
+#[derive(Serialize, Deserialize)]
+struct FeedKeyEntry {
+    feed: FeedId,
+    epoch: Epoch,
+    key_id: u32,
+    key: [u8; 32],
+}
+
+/// A feed's key and where it is good, on its way into a grant.
+#[derive(Debug)]
+pub struct NamedFeedKey {
+    /// The feed.
+    pub feed: FeedId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The number of the key.
+    pub key_id: u32,
+    /// The key.
+    pub key: FeedKey,
+}
+
+/// Feed keys in an unlocked vault; zeroised when dropped.
+#[derive(Debug)]
+pub struct FeedKeys(Vec<NamedFeedKey>);
+
+impl FeedKeys {
+    /// The keys held for one feed and epoch.
+    pub fn of(&self, feed: FeedId, epoch: Epoch) -> impl Iterator<Item = &FeedKey> {
+        self.0.iter().filter(move |k| k.feed == feed && k.epoch == epoch).map(|k| &k.key)
+    }
+
+    /// Whether a key with this number is held.
+    #[must_use]
+    pub fn holds(&self, feed: FeedId, epoch: Epoch, key_id: u32) -> bool {
+        self.0.iter().any(|k| k.feed == feed && k.epoch == epoch && k.key_id == key_id)
+    }
+}
+
+/// Seals feed keys to a device's vault. The device and its scope are bound in.
+///
+/// # Errors
+/// [`Refusal`] when the vault key is not one.
+pub fn seal_keys(
+    keys: &[NamedFeedKey],
+    device: &DeviceId,
+    scope: &ScopeId,
+    vault: &SealingKey,
+    rng: &mut impl CryptoRng,
+) -> Result<Vec<u8>, Refusal> {
+    let entries: Vec<_> = keys
+        .iter()
+        .map(|k| FeedKeyEntry { feed: k.feed, epoch: k.epoch, key_id: k.key_id, key: *k.key.0.expose() })
+        .collect();
+    let plain = zeroize::Zeroizing::new(codec::encode(&entries)?);
+    seal::seal_to(vault, INFO, &aad(device, scope), &plain, rng)
+}
+
+fn aad(device: &DeviceId, scope: &ScopeId) -> Vec<u8> {
+    [&device.0[..], &scope.as_bytes()[..]].concat()
+}
+
+impl Grant {
+    /// Verifies a grant for this device.
+    ///
+    /// # Errors
+    /// [`Refusal`]: `WrongDevice`, `Rollback` for a lower number, `Malformed` or `BelowFloor` for a policy that may not be.
+    pub fn verify(
+        bytes: &[u8],
+        device: &DeviceId,
+        trust: &Trust,
+        last: Option<&Self>,
+    ) -> Result<Verified<Self>, Refusal> {
+        let grant: Verified<Self> = trust.verify(Role::DeviceAuthority, Kind::Grant, bytes, limits::GRANT_BYTES_MAX)?;
+        if grant.device != *device {
+            return Err(Refusal::WrongDevice);
+        }
+        if last.is_some_and(|last| grant.number < last.number) {
+            return Err(Refusal::Rollback);
+        }
+        grant.policy.check(trust.root().synthetic)?;
+        Ok(grant)
+    }
+
+    /// Opens the feed keys with the vault's private half.
+    ///
+    /// # Errors
+    /// [`Refusal::DoesNotOpen`] with another device's vault.
+    pub fn open_keys(&self, vault: &OpeningKey) -> Result<FeedKeys, Refusal> {
+        let plain = vault.open(INFO, &aad(&self.device, &self.scope), &self.sealed_keys)?;
+        let entries: Vec<FeedKeyEntry> = codec::decode(&plain, limits::GRANT_BYTES_MAX)?;
+        let keys = entries.into_iter().map(|e| NamedFeedKey {
+            feed: e.feed,
+            epoch: e.epoch,
+            key_id: e.key_id,
+            key: FeedKey(Key::from_bytes(e.key)),
+        });
+        Ok(FeedKeys(keys.collect()))
+    }
+
+    /// Whether the sealed keys hold the one that seals new cells of this feed.
+    #[must_use]
+    pub fn grants(&self, feed: FeedId, epoch: Epoch, key_id: u32) -> bool {
+        self.feeds.contains(&GrantedFeed { feed, epoch, key_id })
+    }
+
+    /// The badge of a practitioner, if it is good now.
+    #[must_use]
+    pub fn badge(&self, practitioner: &PractitionerId, now_ms: UnixMs) -> Option<&Badge> {
+        self.badges.iter().find(|b| b.practitioner == *practitioner && now_ms < b.valid_until_ms)
+    }
+}

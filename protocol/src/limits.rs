@@ -1,0 +1,43 @@
+//! Every size limit of the wire and the disk in one place, each with the attack that it stops.
+//! It must not hold policy: what a deployment may change lives in signed objects.
+
+/// Cells in one delta object: 400 x 160 bytes stay below the 64 KiB object ceiling.
+pub const DELTA_CELLS_MAX: u32 = 400;
+/// Cells in one snapshot chunk. A power of two, so that a chunk is a whole subtree of the state tree (RFC 6962 2.1).
+pub const CHUNK_CELLS: u32 = 256;
+/// Live cells in one feed: bounds memory while a manifest is read (endless-data attack).
+pub const FEED_CELLS_MAX: u32 = 4_000_000;
+/// Feeds in one scope; the whole nation has 153 authorities.
+pub const FEEDS_MAX: usize = 512;
+/// A signed beat, all included.
+pub const BEAT_BYTES_MAX: usize = 1024;
+/// A signed head, all included: 512 feeds of 76 bytes and the frame.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// A signed root, all included.
+pub const ROOT_BYTES_MAX: usize = 64 * 1024;
+/// Root versions followed in one update: a liar cannot keep the agent walking (TUF 5.3).
+pub const ROOT_STEPS_MAX: u32 = 64;
+/// A signed grant, all included.
+pub const GRANT_BYTES_MAX: usize = 128 * 1024;
+/// Reference data: names and telephone numbers of the authorities.
+pub const REFERENCE_BYTES_MAX: usize = 128 * 1024;
+/// A snapshot manifest: 32 bytes for each chunk.
+pub const MANIFEST_BYTES_MAX: usize = (FEED_CELLS_MAX / CHUNK_CELLS) as usize * 32 + 64;
+/// A delta or a chunk.
+pub const OBJECT_BYTES_MAX: usize = 64 * 1024;
+/// Audit links in one batch (design section 5).
+pub const AUDIT_LINKS_MAX: usize = 200;
+/// An audit batch, all included.
+pub const AUDIT_BATCH_BYTES_MAX: usize = 64 * 1024;
+/// A signed receipt, all included.
+pub const RECEIPT_BYTES_MAX: usize = 1024;
+/// Enrolment request and response.
+pub const ENROL_BYTES_MAX: usize = 512 * 1024;
+/// An invitation, before its text form.
+pub const INVITATION_BYTES_MAX: usize = ROOT_BYTES_MAX + 1024;
+/// A bundle file: a national scope is about 45 MiB.
+pub const BUNDLE_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Signatures on one object: bounds the work of verification.
+pub const SIGNATURES_MAX: usize = 16;
+/// A device certificate, DER.
+pub const CERTIFICATE_BYTES_MAX: usize = 4096;

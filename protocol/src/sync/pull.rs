@@ -1,0 +1,576 @@
+//! The way from "is there something new?" to one verified plan that flips all feeds at once.
+//! It must not let anything through that is not verified, nor give up the present head before the next is whole.
+//!
+//! Order (design section 5): grant when due, beat, head, reference data, then manifests, deltas and chunks, then apply.
+//! A target head is pinned until it is complete; a broken download goes on at the next object.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::Now;
+use super::backoff::Backoff;
+use crate::cell::Cell;
+use crate::grant::Grant;
+use crate::head::{Beat, FeedState, Head, Reference};
+use crate::id::{DeviceId, FeedId, FeedSeq};
+use crate::message::{Failure, Request};
+use crate::replica::{self, Road};
+use crate::sign::Verified;
+use crate::tree::Manifest;
+use crate::trust::Trust;
+use crate::{Refusal, limits};
+
+/// Requests under way at once: hides round trips without holding much in memory.
+const REQUESTS_MAX: usize = 8;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The wait is over.
+    Wake,
+    /// Somebody asked for a sync: the grant is fetched too.
+    WakeNow,
+    /// The replies to the last requests, in their order.
+    Fetched(Vec<Result<Vec<u8>, Failure>>),
+    /// The last effect (store, confirm, stage) was carried out durably.
+    Stored,
+    /// It could not be stored: the disk, not the content.
+    StoreFailed,
+    /// The plan was applied, or these feeds did not come out as signed.
+    Applied(Result<(), Vec<FeedId>>),
+}
+
+/// What the driver must do next.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send these requests, at once if it can, and bring the replies in order.
+    Fetch(Vec<Request>),
+    /// Store a newer root.
+    StoreRoot(Trust),
+    /// Store a newer grant.
+    StoreGrant(Verified<Grant>),
+    /// The head is unchanged: store the beat, so that the copy's age moves.
+    Confirm(Verified<Beat>),
+    /// Store verified snapshot chunks aside, where no look-up sees them.
+    Stage(Vec<StagedChunk>),
+    /// Build the next generation, compare every state root, and flip all feeds at once.
+    Apply(Box<Plan>),
+    /// The server says that this device is revoked.
+    Revoke,
+    /// Do nothing until the tick, or until woken.
+    Wait {
+        /// Monotonic milliseconds.
+        until_ms: u64,
+        /// How the attempt ended.
+        outcome: Outcome,
+    },
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The copy equals the newest head.
+    UpToDate,
+    /// No reply.
+    Failed(Failure),
+    /// Something was not accepted.
+    Refused(Refusal),
+    /// The disk would not take it.
+    StoreFailed,
+}
+
+/// A verified chunk of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagedChunk {
+    /// The feed's state in the target head.
+    pub state: FeedState,
+    /// Which chunk.
+    pub index: u32,
+    /// Its cells, sorted.
+    pub cells: Vec<Cell>,
+}
+
+/// Where a feed's next generation comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The present generation stands.
+    Unchanged,
+    /// The present generation with these cells merged in.
+    Delta(Vec<Cell>),
+    /// The chunks staged for this state.
+    Staged,
+}
+
+/// Everything that one flip needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The beat that names the head.
+    pub beat: Verified<Beat>,
+    /// The head.
+    pub head: Verified<Head>,
+    /// New reference data, when the head names another than before.
+    pub reference: Option<Vec<u8>>,
+    /// For each feed of the head, in its order, where it comes from.
+    pub sources: Vec<Source>,
+}
+
+#[derive(Debug, Clone)]
+enum Work {
+    Manifest(FeedState),
+    Delta { state: FeedState, from: FeedSeq, to: FeedSeq },
+    Chunk { state: FeedState, index: u32 },
+}
+
+impl Work {
+    fn request(&self) -> Request {
+        match self {
+            Self::Manifest(state) => Request::Manifest { feed: state.feed, epoch: state.epoch, seq: state.seq },
+            Self::Delta { state, from, to } => {
+                Request::Delta { feed: state.feed, epoch: state.epoch, from: *from, to: *to }
+            }
+            Self::Chunk { state, index } => {
+                Request::Chunk { feed: state.feed, epoch: state.epoch, seq: state.seq, index: *index }
+            }
+        }
+    }
+}
+
+/// A head on its way in.
+#[derive(Debug)]
+struct Target {
+    beat: Verified<Beat>,
+    head: Verified<Head>,
+    reference: Option<Vec<u8>>,
+    work: VecDeque<Work>,
+    under_way: Vec<Work>,
+    manifests: BTreeMap<FeedId, Manifest>,
+    deltas: BTreeMap<FeedId, Vec<Cell>>,
+    staged: BTreeSet<FeedId>,
+    cells_done: u64,
+    cells_total: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    Grant,
+    GrantStored,
+    Beat,
+    Root(Refusal),
+    RootStored,
+    Head(Verified<Beat>),
+    Confirming,
+    Reference,
+    Cells,
+    Staging,
+    Applying,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Pull {
+    trust: Trust,
+    grant: Verified<Grant>,
+    device: DeviceId,
+    with_grant: bool,
+    beat: Option<Beat>,
+    head: Option<Verified<Head>>,
+    damaged: BTreeSet<FeedId>,
+    target: Option<Target>,
+    phase: Phase,
+    backoff: Backoff,
+    grant_due_ms: u64,
+    root_steps: u32,
+}
+
+/// What the machine starts from: the stored state of the agent.
+#[derive(Debug)]
+pub struct Start {
+    /// The trusted root.
+    pub trust: Trust,
+    /// The newest grant.
+    pub grant: Verified<Grant>,
+    /// The newest beat accepted.
+    pub beat: Option<Beat>,
+    /// The head that the replica equals.
+    pub head: Option<Verified<Head>>,
+    /// Feeds whose stored cells do not match the head.
+    pub damaged: BTreeSet<FeedId>,
+    /// Whether the carrier has grants: the server does, a bundle does not.
+    pub with_grant: bool,
+}
+
+impl Pull {
+    /// From the stored state.
+    #[must_use]
+    pub fn new(start: Start) -> Self {
+        let device = start.grant.device;
+        Self {
+            trust: start.trust,
+            grant: start.grant,
+            device,
+            with_grant: start.with_grant,
+            beat: start.beat,
+            head: start.head,
+            damaged: start.damaged,
+            target: None,
+            phase: Phase::Idle,
+            backoff: Backoff::new(device),
+            grant_due_ms: 0,
+            root_steps: 0,
+        }
+    }
+
+    /// Cells of the target fetched so far, and in all.
+    #[must_use]
+    pub fn progress(&self) -> Option<(u64, u64)> {
+        self.target.as_ref().map(|target| (target.cells_done, target.cells_total))
+    }
+
+    /// Whether an attempt is under way.
+    #[must_use]
+    pub const fn is_busy(&self) -> bool {
+        !matches!(self.phase, Phase::Idle)
+    }
+
+    /// A feed turned out damaged while nothing was under way: the next attempt fetches it whole.
+    pub fn report_damage(&mut self, feed: FeedId) {
+        self.damaged.insert(feed);
+    }
+
+    /// One step.
+    pub fn step(&mut self, input: Input, now: Now) -> Effect {
+        match input {
+            Input::Wake => self.begin(now, false),
+            Input::WakeNow => self.begin(now, true),
+            Input::Fetched(replies) => self.fetched(replies, now),
+            Input::Stored => self.stored(now),
+            Input::StoreFailed => {
+                // Part of what the target brought is gone with the failed write.
+                self.target = None;
+                self.fail(Outcome::StoreFailed, now)
+            }
+            Input::Applied(result) => self.applied(result, now),
+        }
+    }
+
+    fn begin(&mut self, now: Now, with_grant: bool) -> Effect {
+        self.root_steps = 0;
+        if self.with_grant && (with_grant || now.tick_ms >= self.grant_due_ms) {
+            self.phase = Phase::Grant;
+            return Effect::Fetch(vec![Request::Grant]);
+        }
+        self.ask_beat()
+    }
+
+    fn ask_beat(&mut self) -> Effect {
+        self.phase = Phase::Beat;
+        Effect::Fetch(vec![Request::Beat(self.grant.scope)])
+    }
+
+    fn fetched(&mut self, replies: Vec<Result<Vec<u8>, Failure>>, now: Now) -> Effect {
+        if let Phase::Cells = self.phase {
+            return self.cells_fetched(replies, now);
+        }
+        let Some(reply) = replies.into_iter().next() else {
+            return self.fail(Outcome::Refused(Refusal::Malformed), now);
+        };
+        let phase = core::mem::replace(&mut self.phase, Phase::Idle);
+        let body = match (reply, &phase) {
+            (Ok(body), _) => body,
+            (Err(Failure::Revoked), _) => return Effect::Revoke,
+            // No next root: the object that led here is refused for its own reason.
+            (Err(Failure::NotFound), Phase::Root(why)) => return self.fail(Outcome::Refused(*why), now),
+            (Err(failure), _) => return self.fail(Outcome::Failed(failure), now),
+        };
+        let result = match phase {
+            Phase::Grant => self.grant_fetched(&body),
+            Phase::Beat => self.beat_fetched(&body, now),
+            Phase::Root(_) => self.root_fetched(&body, now),
+            Phase::Head(beat) => self.head_fetched(&body, beat, now),
+            Phase::Reference => self.reference_fetched(body, now),
+            Phase::Idle
+            | Phase::GrantStored
+            | Phase::RootStored
+            | Phase::Confirming
+            | Phase::Cells
+            | Phase::Staging
+            | Phase::Applying => Err(Refusal::Malformed),
+        };
+        match result {
+            Ok(effect) => effect,
+            // A key that this root does not know may be named by the next one.
+            Err(why @ Refusal::UnknownKey) if self.root_steps < limits::ROOT_STEPS_MAX => {
+                self.root_steps += 1;
+                self.phase = Phase::Root(why);
+                Effect::Fetch(vec![Request::Root(self.trust.root().version + 1)])
+            }
+            Err(refusal) => self.fail(Outcome::Refused(refusal), now),
+        }
+    }
+
+    fn grant_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
+        let grant = Grant::verify(body, &self.device, &self.trust, Some(&self.grant))?;
+        self.phase = Phase::GrantStored;
+        self.grant = grant.clone();
+        Ok(Effect::StoreGrant(grant))
+    }
+
+    fn root_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
+        let next = self.trust.rotate(body)?;
+        next.check_expiry(now.time_ms)?;
+        self.trust = next.clone();
+        self.phase = Phase::RootStored;
+        Ok(Effect::StoreRoot(next))
+    }
+
+    fn beat_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
+        self.trust.check_expiry(now.time_ms)?;
+        let beat = Beat::verify(body, &self.grant.scope, &self.trust, self.beat.as_ref(), now.time_ms)?;
+        let current = self.head.as_ref().filter(|head| head.scope == beat.scope).map(Verified::hash);
+        if current == Some(beat.head) && self.damaged.is_empty() {
+            self.phase = Phase::Confirming;
+            self.target = None;
+            self.beat = Some((*beat).clone());
+            return Ok(Effect::Confirm(beat));
+        }
+        // A pinned target is completed first, even if the register has moved on meanwhile.
+        if let Some(target) = self.target.as_mut().filter(|target| target.head.scope == beat.scope) {
+            if target.beat.head == beat.head {
+                target.beat = beat;
+            }
+            return Ok(self.next_work());
+        }
+        let head = beat.head;
+        self.phase = Phase::Head(beat);
+        Ok(Effect::Fetch(vec![Request::Head(head)]))
+    }
+
+    fn head_fetched(&mut self, body: &[u8], beat: Verified<Beat>, _now: Now) -> Result<Effect, Refusal> {
+        let head = Head::verify(body, &beat.head, &self.grant.scope, &self.trust)?;
+        let same_scope = self.head.as_ref().filter(|old| old.scope == head.scope);
+        if head.gseq != beat.gseq || same_scope.is_some_and(|old| head.gseq < old.gseq) {
+            return Err(Refusal::Rollback);
+        }
+        let mut target = Target {
+            beat,
+            head,
+            reference: None,
+            work: VecDeque::new(),
+            under_way: Vec::new(),
+            manifests: BTreeMap::new(),
+            deltas: BTreeMap::new(),
+            staged: BTreeSet::new(),
+            cells_done: 0,
+            cells_total: 0,
+        };
+        self.lay_out(&mut target)?;
+        let reference = target.head.reference;
+        let known = self.head.as_ref().is_some_and(|old| old.reference == reference);
+        self.target = Some(target);
+        if known {
+            return Ok(self.next_work());
+        }
+        self.phase = Phase::Reference;
+        Ok(Effect::Fetch(vec![Request::Reference(reference)]))
+    }
+
+    /// Chooses a road for each feed and lists the objects on it.
+    fn lay_out(&self, target: &mut Target) -> Result<(), Refusal> {
+        for state in &target.head.feeds {
+            let have = self.head.as_ref().and_then(|head| head.feed(&state.feed));
+            let have = have.filter(|_| !self.damaged.contains(&state.feed));
+            match replica::road(have, state)? {
+                Road::Unchanged => {}
+                Road::Delta { from, to } => {
+                    target.deltas.insert(state.feed, Vec::new());
+                    target.cells_total += u64::from(to - from);
+                    let mut at = from;
+                    while at < to {
+                        let next = at.saturating_add(limits::DELTA_CELLS_MAX).min(to);
+                        target.work.push_back(Work::Delta { state: state.clone(), from: at, to: next });
+                        at = next;
+                    }
+                }
+                Road::Snapshot => {
+                    target.staged.insert(state.feed);
+                    target.cells_total += u64::from(state.count);
+                    target.work.push_back(Work::Manifest(state.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reference_fetched(&mut self, body: Vec<u8>, now: Now) -> Result<Effect, Refusal> {
+        let Some(target) = self.target.as_mut() else {
+            return Ok(self.fail(Outcome::Refused(Refusal::Malformed), now));
+        };
+        Reference::verify(&body, &target.head.reference)?;
+        target.reference = Some(body);
+        Ok(self.next_work())
+    }
+
+    fn next_work(&mut self) -> Effect {
+        let Some(target) = self.target.as_mut() else { return self.ask_beat() };
+        let count = target.work.len().min(REQUESTS_MAX);
+        if count == 0 {
+            self.phase = Phase::Applying;
+            return Effect::Apply(Box::new(target.plan()));
+        }
+        target.under_way = target.work.drain(..count).collect();
+        self.phase = Phase::Cells;
+        Effect::Fetch(target.under_way.iter().map(Work::request).collect())
+    }
+
+    fn cells_fetched(&mut self, replies: Vec<Result<Vec<u8>, Failure>>, now: Now) -> Effect {
+        self.phase = Phase::Idle;
+        let Some(target) = self.target.as_mut() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
+        let mut chunks = Vec::new();
+        let mut trouble = None;
+        let mut again = Vec::new();
+        let under_way = core::mem::take(&mut target.under_way);
+        let missing = under_way.len().saturating_sub(replies.len());
+        let replies = replies.into_iter().chain(core::iter::repeat_n(Err(Failure::Offline), missing));
+        for (work, reply) in under_way.into_iter().zip(replies) {
+            let result = match reply {
+                Ok(body) => target.take_in(&work, &body).map_err(Outcome::Refused),
+                Err(failure) => Err(Outcome::Failed(failure)),
+            };
+            match result {
+                Ok(chunk) => chunks.extend(chunk),
+                Err(outcome) => {
+                    trouble = Some(outcome);
+                    again.push(work);
+                }
+            }
+        }
+        for work in again.into_iter().rev() {
+            target.work.push_front(work);
+        }
+        match trouble {
+            Some(Outcome::Failed(Failure::Revoked)) => Effect::Revoke,
+            // What is gone or wrong will not get better: the next attempt starts from a new beat.
+            Some(outcome @ (Outcome::Failed(Failure::NotFound) | Outcome::Refused(_))) => {
+                self.target = None;
+                self.fail(outcome, now)
+            }
+            // What arrived whole is kept before the failure is dealt with: nothing is fetched twice.
+            Some(_) | None if !chunks.is_empty() => {
+                self.phase = Phase::Staging;
+                Effect::Stage(chunks)
+            }
+            Some(outcome) => self.fail(outcome, now),
+            None => self.next_work(),
+        }
+    }
+
+    fn stored(&mut self, now: Now) -> Effect {
+        match core::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::GrantStored => {
+                self.grant_due_ms = now.tick_ms.saturating_add(u64::from(self.grant.policy.grant_refresh_s) * 1000);
+                self.ask_beat()
+            }
+            Phase::RootStored if self.with_grant => {
+                // The grant too may be signed by a key that only the new root knows.
+                self.phase = Phase::Grant;
+                Effect::Fetch(vec![Request::Grant])
+            }
+            Phase::RootStored => self.ask_beat(),
+            Phase::Confirming => self.rest(now),
+            Phase::Staging => self.next_work(),
+            Phase::Idle
+            | Phase::Grant
+            | Phase::Beat
+            | Phase::Root(_)
+            | Phase::Head(_)
+            | Phase::Reference
+            | Phase::Cells
+            | Phase::Applying => self.fail(Outcome::Refused(Refusal::Malformed), now),
+        }
+    }
+
+    fn applied(&mut self, result: Result<(), Vec<FeedId>>, now: Now) -> Effect {
+        self.phase = Phase::Idle;
+        let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
+        match result {
+            Ok(()) => {
+                self.beat = Some((*target.beat).clone());
+                self.head = Some(target.head);
+                self.damaged.clear();
+                self.rest(now)
+            }
+            Err(feeds) => {
+                // These feeds are fetched whole next time; the old generation keeps answering.
+                self.damaged.extend(feeds);
+                self.fail(Outcome::Refused(Refusal::WrongStateRoot), now)
+            }
+        }
+    }
+
+    fn rest(&mut self, now: Now) -> Effect {
+        self.backoff.succeeded();
+        let poll_ms = self.beat.as_ref().map_or(300, |beat| u64::from(beat.next_poll_s).max(1)) * 1000;
+        let until_ms = now.tick_ms.saturating_add(poll_ms).saturating_add(self.backoff.draw(poll_ms / 8 + 1));
+        Effect::Wait { until_ms, outcome: Outcome::UpToDate }
+    }
+
+    fn fail(&mut self, outcome: Outcome, now: Now) -> Effect {
+        self.phase = Phase::Idle;
+        let failure = match outcome {
+            Outcome::Failed(failure) => Some(failure),
+            Outcome::UpToDate | Outcome::Refused(_) | Outcome::StoreFailed => None,
+        };
+        let spread_s = self.beat.as_ref().map_or(5, |beat| beat.spread_s);
+        let until_ms = now.tick_ms.saturating_add(self.backoff.failed(failure, spread_s));
+        Effect::Wait { until_ms, outcome }
+    }
+}
+
+impl Target {
+    /// Verifies one object and keeps what it brings; a chunk is handed back for staging.
+    fn take_in(&mut self, work: &Work, body: &[u8]) -> Result<Option<StagedChunk>, Refusal> {
+        match work {
+            Work::Manifest(state) => {
+                let manifest = Manifest::verify(body, state.count, &state.state_root)?;
+                for index in 0..manifest.chunks() {
+                    self.work.push_back(Work::Chunk { state: state.clone(), index });
+                }
+                self.manifests.insert(state.feed, manifest);
+                Ok(None)
+            }
+            Work::Delta { state, from, to } => {
+                let cells = Cell::read_all(body)?;
+                replica::check_delta(&cells, *from, *to)?;
+                self.cells_done += cells.len() as u64;
+                let delta = self.deltas.entry(state.feed).or_default();
+                delta.extend(cells);
+                // Replies of one feed may be retried out of turn.
+                delta.sort_by_key(Cell::seq);
+                Ok(None)
+            }
+            Work::Chunk { state, index } => {
+                let cells = Cell::read_all(body)?;
+                let manifest = self.manifests.get(&state.feed).ok_or(Refusal::Malformed)?;
+                manifest.check_chunk(*index, &replica::leaves(&cells))?;
+                replica::check_live(&cells, None, state.seq)?;
+                self.cells_done += cells.len() as u64;
+                Ok(Some(StagedChunk { state: state.clone(), index: *index, cells }))
+            }
+        }
+    }
+
+    fn plan(&mut self) -> Plan {
+        let sources = self.head.feeds.iter().map(|state| {
+            if self.staged.contains(&state.feed) {
+                Source::Staged
+            } else {
+                self.deltas.remove(&state.feed).map_or(Source::Unchanged, Source::Delta)
+            }
+        });
+        let sources = sources.collect();
+        Plan { beat: self.beat.clone(), head: self.head.clone(), reference: self.reference.take(), sources }
+    }
+}

@@ -188,6 +188,7 @@ pub fn admit(copy: &CopyState<'_>, clock: &TrustedClock, reading: Reading) -> Re
     }
     let now_ms = clock.now(reading).ok_or(CannotAnswer::AgeUnknown)?;
     if now_ms >= copy.lease_until_ms {
+        // R76
         return Err(CannotAnswer::LeaseExpired);
     }
     // A copy cannot be younger than nothing: signed time ahead of the estimate counts as no age at all.

@@ -133,6 +133,7 @@ impl AuditEvent {
         let length = usize::from(u16::from_be_bytes(*length));
         let (event, padding) = rest.split_at_checked(length).ok_or(Refusal::Truncated)?;
         if bytes.len() != EVENT_BYTES || padding.iter().any(|b| *b != 0) {
+            // R104
             return Err(Refusal::Malformed);
         }
         codec::decode(event, EVENT_BYTES)
@@ -169,6 +170,7 @@ impl Link {
     /// [`Refusal::Truncated`], [`Refusal::TrailingBytes`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refusal> {
         if bytes.len() > LINK_BYTES {
+            // R102
             return Err(Refusal::TrailingBytes);
         }
         bytes.try_into().map(Self).map_err(|_| Refusal::Truncated)
@@ -220,7 +222,7 @@ impl Link {
     }
 
     fn hash(&self, device: &DeviceId, tip: &Tip) -> Hash {
-        let seq = (tip.seq + 1).to_be_bytes();
+        let seq = (tip.seq + 1).to_be_bytes(); // R100
         digest::hash("cpis-edge/1/link", &[&device.0, &tip.chain.0, &seq, &tip.hash, self.body()])
     }
 }
@@ -264,7 +266,7 @@ impl Tip {
         event: &AuditEvent,
         rng: &mut impl CryptoRng,
     ) -> Result<(Link, Self), Refusal> {
-        let seq = self.seq + 1;
+        let seq = self.seq + 1; // R103
         let sealed = seal::seal_to(recipient, INFO, &aad(device, &self.chain, seq), &event.pack()?, rng)?;
         let mut bytes = Vec::with_capacity(LINK_BYTES);
         bytes.extend_from_slice(&moment.event_ms.to_be_bytes());
@@ -293,7 +295,7 @@ impl Tip {
     pub fn verify(&self, device: &DeviceId, public_key: &PublicKey, link: &Link) -> Result<Self, Refusal> {
         let next = self.follow(device, link);
         let signature = link.0.get(BODY_BYTES..).and_then(|s| s.try_into().ok()).ok_or(Refusal::Truncated)?;
-        sign::verify_hash(public_key, &next.hash, &signature)?;
+        sign::verify_hash(public_key, &next.hash, &signature)?; // R101
         Ok(next)
     }
 }
@@ -356,7 +358,8 @@ impl Batch {
     /// Reads the wire form.
     ///
     /// # Errors
-    /// [`Refusal::TooLarge`], [`Refusal::Truncated`], [`Refusal::TrailingBytes`], [`Refusal::UnsupportedFormat`].
+    /// [`Refusal::TooLarge`], [`Refusal::Truncated`], [`Refusal::TrailingBytes`], [`Refusal::UnsupportedFormat`],
+    /// [`Refusal::Malformed`] for a position that its links would overflow.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refusal> {
         const HEADER: usize = 1 + 16 + 16 + 8 + 32 + 2;
         if bytes.len() > limits::AUDIT_BATCH_BYTES_MAX {
@@ -371,7 +374,10 @@ impl Batch {
         if usize::from(header.count) > limits::AUDIT_LINKS_MAX {
             return Err(Refusal::TooLarge);
         }
+        // R106: A position from outside must leave room for its links, or following them would overflow.
+        header.after.seq.checked_add(u64::from(header.count)).ok_or(Refusal::Malformed)?;
         match links.len().cmp(&expected) {
+            // R105
             core::cmp::Ordering::Less => return Err(Refusal::Truncated),
             core::cmp::Ordering::Greater => return Err(Refusal::TrailingBytes),
             core::cmp::Ordering::Equal => {}
@@ -384,6 +390,7 @@ impl Batch {
 /// The server's cumulative acknowledgement, signed: everything up to `through` is stored for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
+    // R108
     /// The device.
     pub device: DeviceId,
     /// The end of the chain that the server holds.
@@ -406,6 +413,7 @@ impl Receipt {
         own_hash: impl FnOnce(u64) -> Option<Hash>,
     ) -> Result<(), Refusal> {
         if self.device != *device {
+            // R109
             return Err(Refusal::WrongDevice);
         }
         if self.through.chain != chain {

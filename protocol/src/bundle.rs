@@ -56,7 +56,7 @@ impl Index {
         if bytes.len() > limits::BUNDLE_BYTES_MAX {
             return Err(Refusal::TooLarge);
         }
-        let rest = bytes.strip_prefix(MAGIC).ok_or(Refusal::WrongKind)?;
+        let rest = bytes.strip_prefix(MAGIC).ok_or(Refusal::WrongKind)?; // R110
         let (format, _) = rest.split_first().ok_or(Refusal::Truncated)?;
         if *format != FORMAT {
             return Err(Refusal::UnsupportedFormat);
@@ -76,11 +76,12 @@ impl Index {
             let length = bytes.get(length).and_then(|b| b.try_into().ok()).map_or(0, u16::from_be_bytes);
             let path = take(usize::from(length))?.and_then(|range| bytes.get(range)).ok_or(Refusal::Truncated)?;
             let path = core::str::from_utf8(path).map_err(|_| Refusal::Malformed)?;
-            let request = Request::from_path(path).ok_or(Refusal::Malformed)?;
+            let request = Request::from_path(path).ok_or(Refusal::Malformed)?; // R111
             let length = take(4)?.and_then(|range| bytes.get(range)).and_then(|b| b.try_into().ok());
             let length = usize::try_from(u32::from_be_bytes(length.ok_or(Refusal::Truncated)?));
             let length = length.map_err(|_| Refusal::TooLarge)?;
             if length > request.reply_bytes_max() {
+                // R112
                 return Err(Refusal::TooLarge);
             }
             let body = if length == 0 { Some(0..0) } else { take(length)? };
@@ -94,6 +95,7 @@ impl Index {
     /// Where the answer to a request lies.
     #[must_use]
     pub fn find(&self, request: &Request) -> Option<Range<usize>> {
+        // R113
         self.0.get(&request.path()).cloned()
     }
 

@@ -25,7 +25,7 @@ pub const CELL_BYTES: usize = 160;
 /// Slots in a cell.
 pub const SLOTS: usize = 4;
 /// People who may share one token in one feed (twins with one name); the index is part of the locator.
-pub const SHARED_TOKEN_MAX: u8 = 4;
+pub const SHARED_TOKEN_MAX: u8 = 4; // R67
 
 const BLIND_AT: usize = 1;
 const SEQ_AT: usize = 9;
@@ -95,7 +95,7 @@ impl LookupPrf for FeedKey {
     fn evaluate(&self, place: &Place, token: &Token) -> Result<SlotSecret, Refusal> {
         let (path, value) = token.parts();
         let mut input = Zeroizing::new(Vec::with_capacity(96));
-        input.extend_from_slice(b"cpis-edge/1/prf\0");
+        input.extend_from_slice(b"cpis-edge/1/prf\0"); // R64
         input.extend_from_slice(&path);
         input.extend_from_slice(&place.epoch.to_be_bytes());
         input.extend_from_slice(place.feed.as_bytes());
@@ -108,12 +108,12 @@ impl SlotSecret {
     /// The locator of the `index`th person who shares the token.
     #[must_use]
     pub fn locator(&self, index: u8) -> Locator {
-        digest::expand(&self.0, &[b"cpis-edge/1/locator", &[index]])
+        digest::expand(&self.0, &[b"cpis-edge/1/locator", &[index]]) // R65
     }
 
     fn pad(&self, index: u8, cell: &Cell) -> Zeroizing<[u8; 16]> {
         let place = &cell.0[..SLOTS_AT];
-        Zeroizing::new(digest::expand(&self.0, &[b"cpis-edge/1/wrap", &[index], place]))
+        Zeroizing::new(digest::expand(&self.0, &[b"cpis-edge/1/wrap", &[index], place])) // R66
     }
 }
 
@@ -147,7 +147,7 @@ impl Cell {
         let mut cell = Self::filled(CellKind::Put, blind, seq, rng);
         let mut record_key = Zeroizing::new([0u8; 16]);
         rng.fill_bytes(record_key.as_mut_slice());
-        let mut order = [0u8, 1, 2, 3];
+        let mut order = [0u8, 1, 2, 3]; // R52
         for i in (1..order.len()).rev() {
             // 32 random bits against four places: the bias is below one in a thousand million.
             let j = rng.next_u32() as usize % (i + 1);
@@ -171,7 +171,7 @@ impl Cell {
     #[must_use]
     pub fn filled(kind: CellKind, blind: BlindId, seq: FeedSeq, rng: &mut impl CryptoRng) -> Self {
         let mut bytes = [0; CELL_BYTES];
-        rng.fill_bytes(&mut bytes[SLOTS_AT..]);
+        rng.fill_bytes(&mut bytes[SLOTS_AT..]); // R51
         bytes[0] = kind.byte();
         bytes[BLIND_AT..SEQ_AT].copy_from_slice(&blind.0);
         bytes[SEQ_AT..SLOTS_AT].copy_from_slice(&seq.to_be_bytes());
@@ -186,7 +186,7 @@ impl Cell {
         if bytes.len() > CELL_BYTES {
             return Err(Refusal::TrailingBytes);
         }
-        let bytes: [u8; CELL_BYTES] = bytes.try_into().map_err(|_| Refusal::Truncated)?;
+        let bytes: [u8; CELL_BYTES] = bytes.try_into().map_err(|_| Refusal::Truncated)?; // R50
         let known = [CellKind::Put, CellKind::Remove, CellKind::Pad].iter().any(|kind| kind.byte() == bytes[0]);
         if known { Ok(Self(bytes)) } else { Err(Refusal::Malformed) }
     }
@@ -197,6 +197,7 @@ impl Cell {
     /// As [`Self::from_bytes`]; [`Refusal::TooLarge`] beyond the object ceiling.
     pub fn read_all(bytes: &[u8]) -> Result<Vec<Self>, Refusal> {
         if bytes.len() > crate::limits::OBJECT_BYTES_MAX {
+            // R97
             return Err(Refusal::TooLarge);
         }
         bytes.chunks(CELL_BYTES).map(Self::from_bytes).collect()
@@ -261,7 +262,7 @@ impl Cell {
         for ((to, wrapped), pad) in record_key.iter_mut().zip(&wrapped[LOCATOR_BYTES..]).zip(pad.iter()) {
             *to = wrapped ^ pad;
         }
-        let plain = seal_key(&record_key).open_once(&self.aad(place), &self.0[SEALED_AT..])?;
+        let plain = seal_key(&record_key).open_once(&self.aad(place), &self.0[SEALED_AT..])?; // R55
         let plain = plain.as_slice().try_into().map_err(|_| Refusal::Malformed)?;
         Record::unpack(plain)
     }
@@ -274,7 +275,7 @@ impl Cell {
     /// Binds the record to feed, epoch, kind and format, blind id and version.
     fn aad(&self, place: &Place) -> Vec<u8> {
         let mut aad = Vec::with_capacity(64);
-        aad.extend_from_slice(b"cpis-edge/1/cell\0");
+        aad.extend_from_slice(b"cpis-edge/1/cell\0"); // R54, R99
         aad.extend_from_slice(place.feed.as_bytes());
         aad.extend_from_slice(&place.epoch.to_be_bytes());
         aad.extend_from_slice(&self.0[..SLOTS_AT]);
@@ -285,7 +286,7 @@ impl Cell {
 fn seal_key(record_key: &[u8; 16]) -> Key {
     let mut padded = Zeroizing::new([0u8; 32]);
     padded[..16].copy_from_slice(record_key);
-    Key::from_bytes(digest::expand(&padded, &[b"cpis-edge/1/record"]))
+    Key::from_bytes(digest::expand(&padded, &[b"cpis-edge/1/record"])) // R53
 }
 
 #[cfg(test)]

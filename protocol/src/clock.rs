@@ -47,6 +47,7 @@ impl TrustedClock {
             return None;
         }
         if reading.boot_id == self.anchor_boot_id && reading.boot_ms >= self.anchor_boot_ms {
+            // R47
             let elapsed = i64::try_from(reading.boot_ms - self.anchor_boot_ms).unwrap_or(i64::MAX);
             return Some(self.anchor_ms.saturating_add(elapsed).max(self.floor_ms));
         }

@@ -13,10 +13,10 @@ use serde::de::DeserializeOwned;
 use crate::Refusal;
 
 /// The largest claim that a decoder believes; every object has its own, lower ceiling, checked first.
-const DECODE_LIMIT: usize = 4 * 1024 * 1024;
+const DECODE_LIMIT: usize = 4 * 1024 * 1024; // R3
 
 fn configuration() -> impl Config {
-    config::legacy().with_limit::<DECODE_LIMIT>()
+    config::legacy().with_limit::<DECODE_LIMIT>() // R141
 }
 
 /// The frozen bytes of `value`.
@@ -24,7 +24,7 @@ fn configuration() -> impl Config {
 /// # Errors
 /// [`Refusal::Malformed`] when the value holds something that the format cannot (it never does for our own types).
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Refusal> {
-    bincode::serde::encode_to_vec(value, config::legacy()).map_err(|_| Refusal::Malformed)
+    bincode::serde::encode_to_vec(value, config::legacy()).map_err(|_| Refusal::Malformed) // R1
 }
 
 /// Reads exactly one value from `bytes`, which may be at most `limit` bytes long.
@@ -33,6 +33,7 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, Refusal> {
 /// [`Refusal::TooLarge`], [`Refusal::Truncated`], [`Refusal::TrailingBytes`] or [`Refusal::Malformed`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Refusal> {
     if bytes.len() > limit {
+        // R2
         return Err(Refusal::TooLarge);
     }
     let (value, used) = bincode::serde::decode_from_slice(bytes, configuration()).map_err(|error| {
@@ -44,7 +45,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Refu
             Refusal::Malformed
         }
     })?;
-    if used == bytes.len() { Ok(value) } else { Err(Refusal::TrailingBytes) }
+    if used == bytes.len() { Ok(value) } else { Err(Refusal::TrailingBytes) } // R3
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub fn sha256(bytes: &[u8]) -> Hash {
 pub fn hash(domain: &str, parts: &[&[u8]]) -> Hash {
     let mut hasher = Sha256::new();
     hasher.update(domain.as_bytes());
-    hasher.update([0]);
+    hasher.update([0]); // R5
     for part in parts {
         hasher.update(part);
     }

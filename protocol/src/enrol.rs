@@ -11,11 +11,12 @@ use crate::sign::{self, Kind, PublicKey, Signer, Verified};
 use crate::{FORMAT, Refusal, codec, limits};
 
 const PREFIX: &str = "cpis-invitation-1.";
-const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789"; // R81
 
 /// What an operator hands to the person who sets a device up, out of band.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invitation {
+    // R80
     /// The format version.
     pub format: u8,
     /// Where the server is, e.g. `https://cpis.example.nhs.uk:8443`.
@@ -23,7 +24,7 @@ pub struct Invitation {
     /// The one-time code; the server keeps only its hash.
     pub code: [u8; 16],
     /// The signed root to pin.
-    pub root: Vec<u8>,
+    pub root: Vec<u8>, // R83
 }
 
 impl core::fmt::Debug for Invitation {
@@ -62,7 +63,7 @@ impl Invitation {
     /// # Errors
     /// [`Refusal::WrongKind`] without the prefix, [`Refusal::Malformed`], [`Refusal::TooLarge`].
     pub fn from_text(text: &str) -> Result<Self, Refusal> {
-        let digits = text.trim().strip_prefix(PREFIX).ok_or(Refusal::WrongKind)?;
+        let digits = text.trim().strip_prefix(PREFIX).ok_or(Refusal::WrongKind)?; // R82
         if digits.len() > limits::INVITATION_BYTES_MAX * 2 {
             return Err(Refusal::TooLarge);
         }
@@ -122,7 +123,7 @@ impl EnrolRequest {
     /// # Errors
     /// [`Refusal`].
     pub fn verify(bytes: &[u8]) -> Result<Verified<Self>, Refusal> {
-        let claimed: Self = sign::peek_unverified(bytes, Kind::Enrol, limits::BEAT_BYTES_MAX)?;
+        let claimed: Self = sign::peek_unverified(bytes, Kind::Enrol, limits::BEAT_BYTES_MAX)?; // R84
         sign::verify(bytes, Kind::Enrol, &[claimed.device_key], 1, limits::BEAT_BYTES_MAX)
     }
 }
@@ -130,6 +131,7 @@ impl EnrolRequest {
 /// The server's reply: everything that the device needs to begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolReply {
+    // R85
     /// The device's TLS certificate (DER), by the device authority.
     pub certificate: Vec<u8>,
     /// Signed roots after the one in the invitation, in order.

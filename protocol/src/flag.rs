@@ -16,7 +16,7 @@ const FLAG_BYTES: usize = 11;
 const FLAGS_AT: usize = 5;
 const MORE: u8 = 0b0000_0100;
 const RESTRICTED: u8 = 0b0000_1000;
-const NO_DATE: u16 = 0xffff;
+const NO_DATE: u16 = 0xffff; // R57
 const NO_MINUTE: u32 = u32::MAX;
 
 /// The kind of plan (SNOMED CT value set England-ChildProtectionPlan 1.0.0).
@@ -99,7 +99,7 @@ impl Flag {
     /// Whether the flag may still be shown at `now_ms`. To the minute (design section 4).
     #[must_use]
     pub fn is_visible(&self, now_ms: i64) -> bool {
-        self.visible_until_min.is_none_or(|until| now_ms < i64::from(until) * 60_000)
+        self.visible_until_min.is_none_or(|until| now_ms < i64::from(until) * 60_000) // R58
     }
 }
 
@@ -169,6 +169,7 @@ impl Record {
             last_three: u16::from_be_bytes([c, d]),
         };
         if padding.iter().any(|b| *b != 0) || record.pack()? != *bytes {
+            // R56
             return Err(Refusal::Malformed);
         }
         Ok(record)

@@ -124,7 +124,7 @@ pub fn seal_keys(
 }
 
 fn aad(device: &DeviceId, scope: &ScopeId) -> Vec<u8> {
-    [&device.0[..], &scope.as_bytes()[..]].concat()
+    [&device.0[..], &scope.as_bytes()[..]].concat() // R74
 }
 
 impl Grant {
@@ -138,11 +138,14 @@ impl Grant {
         trust: &Trust,
         last: Option<&Self>,
     ) -> Result<Verified<Self>, Refusal> {
+        // R70
         let grant: Verified<Self> = trust.verify(Role::DeviceAuthority, Kind::Grant, bytes, limits::GRANT_BYTES_MAX)?;
         if grant.device != *device {
+            // R71
             return Err(Refusal::WrongDevice);
         }
         if last.is_some_and(|last| grant.number < last.number) {
+            // R72
             return Err(Refusal::Rollback);
         }
         grant.policy.check(trust.root().synthetic)?;

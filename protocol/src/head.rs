@@ -97,19 +97,21 @@ impl Head {
             return Err(Refusal::TooLarge);
         }
         if sha256(bytes) != *named {
+            // R35
             return Err(Refusal::WrongHash);
         }
-        let head: Verified<Self> = trust.verify(Role::Publisher, Kind::Head, bytes, limits::HEAD_BYTES_MAX)?;
+        let head: Verified<Self> = trust.verify(Role::Publisher, Kind::Head, bytes, limits::HEAD_BYTES_MAX)?; // R36
         if head.scope != *scope {
             return Err(Refusal::WrongScope);
         }
+        // R37
         if head.feeds.len() > limits::FEEDS_MAX || head.feeds.iter().any(|f| f.count > limits::FEED_CELLS_MAX) {
             return Err(Refusal::TooLarge);
         }
         if !head.feeds.is_sorted_by(|a, b| a.feed < b.feed) {
             return Err(Refusal::OutOfOrder);
         }
-        head.lookup.cost.check(trust.root().synthetic)?;
+        head.lookup.cost.check(trust.root().synthetic)?; // R38
         Ok(head)
     }
 
@@ -133,19 +135,21 @@ impl Beat {
         last: Option<&Self>,
         now_ms: Option<UnixMs>,
     ) -> Result<Verified<Self>, Refusal> {
-        let beat: Verified<Self> = trust.verify(Role::Beat, Kind::Beat, bytes, limits::BEAT_BYTES_MAX)?;
+        let beat: Verified<Self> = trust.verify(Role::Beat, Kind::Beat, bytes, limits::BEAT_BYTES_MAX)?; // R30
         if beat.scope != *scope {
             return Err(Refusal::WrongScope);
         }
         if let Some(last) = last {
             if beat.issued_ms < last.issued_ms || beat.gseq < last.gseq {
+                // R31
                 return Err(Refusal::Rollback);
             }
             if beat.gseq == last.gseq && beat.head != last.head && beat.issued_ms == last.issued_ms {
+                // R32
                 return Err(Refusal::Fork);
             }
         }
-        let expires_ms = beat.issued_ms.saturating_add(i64::from(beat.valid_s) * 1000);
+        let expires_ms = beat.issued_ms.saturating_add(i64::from(beat.valid_s) * 1000); // R33
         if now_ms.is_some_and(|now| now >= expires_ms) {
             return Err(Refusal::Expired);
         }
@@ -172,6 +176,7 @@ impl Reference {
             return Err(Refusal::TooLarge);
         }
         if sha256(bytes) != *named {
+            // R40
             return Err(Refusal::WrongHash);
         }
         let reference: Self = codec::decode(bytes, limits::REFERENCE_BYTES_MAX)?;
@@ -181,6 +186,7 @@ impl Reference {
 
     fn check(&self) -> Result<(), Refusal> {
         if !self.authorities.is_sorted_by(|a, b| a.number < b.number) {
+            // R41
             return Err(Refusal::OutOfOrder);
         }
         let text = |s: &String, max: usize| s.len() <= max && !s.chars().any(char::is_control);

@@ -37,7 +37,7 @@ impl DeviceId {
     /// The identity that belongs to an Ed25519 public key.
     #[must_use]
     pub fn of(public_key: &[u8; 32]) -> Self {
-        let hash = digest::hash("cpis-edge/1/device", &[public_key]);
+        let hash = digest::hash("cpis-edge/1/device", &[public_key]); // R6
         let mut id = [0; 16];
         for (to, from) in id.iter_mut().zip(hash) {
             *to = from;

@@ -2,7 +2,7 @@
 //! It must not hold policy: what a deployment may change lives in signed objects.
 
 /// Cells in one delta object: 400 x 160 bytes stay below the 64 KiB object ceiling.
-pub const DELTA_CELLS_MAX: u32 = 400;
+pub const DELTA_CELLS_MAX: u32 = 400; // R150
 /// Cells in one snapshot chunk. A power of two, so that a chunk is a whole subtree of the state tree (RFC 6962 2.1).
 pub const CHUNK_CELLS: u32 = 256;
 /// Live cells in one feed: bounds memory while a manifest is read (endless-data attack).
@@ -11,7 +11,7 @@ pub const FEED_CELLS_MAX: u32 = 4_000_000;
 pub const FEEDS_MAX: usize = 512;
 /// A signed beat, all included.
 pub const BEAT_BYTES_MAX: usize = 1024;
-/// A signed head, all included: 512 feeds of 76 bytes and the frame.
+/// A signed head, all included: 512 feeds of 68 bytes and the frame.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A signed root, all included.
 pub const ROOT_BYTES_MAX: usize = 64 * 1024;

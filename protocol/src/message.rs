@@ -126,12 +126,14 @@ impl Request {
             }
             _ => return None,
         };
-        parts.next().is_none().then_some(request)
+        // R130: Nothing but the form that `path` writes: upper-case hexadecimal would give one object two names.
+        (parts.next().is_none() && request.path() == path).then_some(request)
     }
 
     /// The most bytes that an honest reply has; a longer one is cut off unread (endless-data attack).
     #[must_use]
     pub const fn reply_bytes_max(&self) -> usize {
+        // R131
         match self {
             Self::Enrol(_) => limits::ENROL_BYTES_MAX,
             Self::Grant => limits::GRANT_BYTES_MAX,
@@ -148,6 +150,7 @@ impl Request {
     /// Whether any cache may keep the reply for ever.
     #[must_use]
     pub const fn is_immutable(&self) -> bool {
+        // R133
         match self {
             Self::Head(_)
             | Self::Reference(_)
@@ -198,7 +201,7 @@ pub const REASON_REVOKED: &str = "revoked";
 #[must_use]
 pub fn classify(status: u16, reason: Option<&str>, retry_after_s: Option<u32>) -> Failure {
     match status {
-        403 if reason == Some(REASON_REVOKED) => Failure::Revoked,
+        403 if reason == Some(REASON_REVOKED) => Failure::Revoked, // R132
         401 | 403 => Failure::Unauthorised,
         404 | 410 => Failure::NotFound,
         413 => Failure::TooLarge,

@@ -52,7 +52,7 @@ impl NhsNumber {
         if number > 9_999_999_999 {
             return Err(NhsNumberError::NotTenDigits);
         }
-        if number % 1_111_111_111 == 0 {
+        if number.is_multiple_of(1_111_111_111) {
             return Err(NhsNumberError::RepeatedDigit);
         }
         if Self::check_digit(number / 10) == Some(number % 10) {

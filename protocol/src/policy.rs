@@ -73,7 +73,7 @@ impl Policy {
     /// [`Refusal::Malformed`], [`Refusal::BelowFloor`], [`Refusal::TooLarge`].
     pub fn check(&self, synthetic: bool) -> Result<(), Refusal> {
         self.passphrase_cost.check(synthetic)?;
-        let ordered = self.fresh_s <= self.ageing_s && self.ageing_s <= self.stale_s;
+        let ordered = self.fresh_s <= self.ageing_s && self.ageing_s <= self.stale_s; // R73
         if ordered && self.idle_lock_s > 0 && self.reveal_s > 0 { Ok(()) } else { Err(Refusal::Malformed) }
     }
 

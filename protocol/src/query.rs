@@ -49,6 +49,7 @@ impl core::fmt::Debug for Query {
 
 /// `T`: the result of the memory-hard step; as good as the question itself, so it is zeroised.
 pub struct Token {
+    // R62
     path: Path,
     value: Zeroizing<[u8; 32]>,
 }
@@ -69,7 +70,7 @@ impl Query {
     /// `"cpis-edge/1/query"`, zero, path, then each field as its length (u16, big endian) and its UTF-8.
     fn canonical(path: Path, fields: &[&str]) -> Self {
         let mut canonical = Zeroizing::new(Vec::with_capacity(64));
-        canonical.extend_from_slice(b"cpis-edge/1/query\0");
+        canonical.extend_from_slice(b"cpis-edge/1/query\0"); // R60
         canonical.push(path.byte());
         for field in fields {
             canonical.extend_from_slice(&u16::try_from(field.len()).unwrap_or(u16::MAX).to_be_bytes());
@@ -89,7 +90,7 @@ impl Query {
         let (path, epoch) = place.split_at_mut(1);
         path.fill(self.path.byte());
         epoch.copy_from_slice(&parameters.salt_epoch.to_be_bytes());
-        let value = parameters.cost.derive(&self.canonical, &parameters.salt, &associated)?;
+        let value = parameters.cost.derive(&self.canonical, &parameters.salt, &associated)?; // R61
         Ok(Token { path: self.path, value })
     }
 }

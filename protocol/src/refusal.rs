@@ -83,6 +83,7 @@ impl Refusal {
     /// The frozen code of this reason.
     #[must_use]
     pub const fn code(self) -> &'static str {
+        // R142
         match self {
             Self::TooLarge => "too-large",
             Self::Truncated => "truncated",

@@ -33,7 +33,7 @@ pub enum Road {
 /// # Errors
 /// [`Refusal::Rollback`] when the head is behind in the same epoch.
 pub fn road(have: Option<&FeedState>, want: &FeedState) -> Result<Road, Refusal> {
-    let Some(have) = have.filter(|have| have.epoch == want.epoch) else { return Ok(Road::Snapshot) };
+    let Some(have) = have.filter(|have| have.epoch == want.epoch) else { return Ok(Road::Snapshot) }; // R42
     if want.seq < have.seq {
         return Err(Refusal::Rollback);
     }
@@ -57,7 +57,7 @@ pub fn check_delta(cells: &[Cell], from: FeedSeq, to: FeedSeq) -> Result<(), Ref
     if cells.len() != to.saturating_sub(from) as usize {
         return Err(Refusal::WrongCount);
     }
-    let exact = cells.iter().zip(from + 1..=to).all(|(cell, seq)| cell.seq() == seq);
+    let exact = cells.iter().zip(from.saturating_add(1)..=to).all(|(cell, seq)| cell.seq() == seq); // R96
     if exact { Ok(()) } else { Err(Refusal::Gap) }
 }
 
@@ -69,6 +69,7 @@ pub fn check_live(cells: &[Cell], after: Option<BlindId>, seq: FeedSeq) -> Resul
     let mut last = after;
     for cell in cells {
         if cell.kind() != CellKind::Put || cell.seq() > seq {
+            // R94
             return Err(Refusal::Malformed);
         }
         if last.is_some_and(|last| cell.blind() <= last) {
@@ -88,7 +89,7 @@ pub fn changes(cells: &[Cell]) -> Changes {
     let mut changes = Changes::new();
     for cell in cells {
         match cell.kind() {
-            CellKind::Put => changes.insert(cell.blind(), Some(cell.clone())),
+            CellKind::Put => changes.insert(cell.blind(), Some(cell.clone())), // R98
             CellKind::Remove => changes.insert(cell.blind(), None),
             CellKind::Pad => None,
         };
@@ -146,6 +147,7 @@ impl<E, I: Iterator<Item = Result<Cell, E>>> Iterator for Merged<I> {
 /// [`Refusal::WrongCount`], [`Refusal::WrongStateRoot`].
 pub fn check_state(tree: &TreeHasher, want: &FeedState) -> Result<(), Refusal> {
     if tree.count() != want.count {
+        // R45
         return Err(Refusal::WrongCount);
     }
     if tree.root() == want.state_root { Ok(()) } else { Err(Refusal::WrongStateRoot) }

@@ -140,7 +140,7 @@ impl OpeningKey {
         let (encapsulated, sealed) = sealed.split_first_chunk::<32>().ok_or(Refusal::Truncated)?;
         let encapsulated =
             <Kem as hpke::Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| Refusal::DoesNotOpen)?;
-        let (private, _) = Kem::derive_keypair(&self.0);
+        let (private, _) = Kem::derive_keypair(&self.0); // R75
         let mut context = hpke::setup_receiver::<Cipher, Kdf, Kem>(&OpModeR::Base, &private, &encapsulated, info)
             .map_err(|_| Refusal::DoesNotOpen)?;
         context.open(sealed, aad).map(Zeroizing::new).map_err(|_| Refusal::DoesNotOpen)
@@ -192,7 +192,7 @@ impl MemoryHard {
     /// # Errors
     /// [`Refusal::BelowFloor`], [`Refusal::TooLarge`].
     pub const fn check(self, synthetic: bool) -> Result<Self, Refusal> {
-        let lowest = if synthetic { Self { memory_kib: 8, passes: 1 } } else { Self::FLOOR };
+        let lowest = if synthetic { Self { memory_kib: 8, passes: 1 } } else { Self::FLOOR }; // R63
         if self.memory_kib < lowest.memory_kib || self.passes < lowest.passes {
             return Err(Refusal::BelowFloor);
         }

@@ -43,7 +43,7 @@ pub type KeyId = [u8; 8];
 /// The key id of a public key.
 #[must_use]
 pub fn key_id(public_key: &PublicKey) -> KeyId {
-    let hash = digest::hash("cpis-edge/1/key", &[public_key]);
+    let hash = digest::hash("cpis-edge/1/key", &[public_key]); // R12
     let mut id = [0; 8];
     for (to, from) in id.iter_mut().zip(hash) {
         *to = from;
@@ -144,7 +144,7 @@ pub fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
 
 fn message(kind: u8, format: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(DOMAIN.len() + 2 + payload.len());
-    out.extend_from_slice(DOMAIN);
+    out.extend_from_slice(DOMAIN); // R10
     out.extend_from_slice(&[kind, format]);
     out.extend_from_slice(payload);
     out
@@ -163,6 +163,7 @@ impl<'a> Parts<'a> {
         let (&[kind, format, count], rest) = bytes.split_first_chunk().ok_or(Refusal::Truncated)?;
         let count = usize::from(count);
         if count > limits::SIGNATURES_MAX {
+            // R16
             return Err(Refusal::TooLarge);
         }
         let (signatures, payload) = rest.split_at_checked(count * SIGNATURE_BYTES).ok_or(Refusal::Truncated)?;
@@ -194,7 +195,7 @@ impl<T> Verified<T> {
     /// SHA-256 of the received bytes: the name of the object.
     #[must_use]
     pub fn hash(&self) -> Hash {
-        digest::sha256(&self.bytes)
+        digest::sha256(&self.bytes) // R17
     }
 }
 
@@ -225,6 +226,7 @@ pub fn verify<T: DeserializeOwned>(
     }
     let parts = Parts::read(bytes)?;
     if parts.kind != kind as u8 {
+        // R11, R140
         return Err(Refusal::WrongKind);
     }
     if parts.format != FORMAT {
@@ -233,9 +235,10 @@ pub fn verify<T: DeserializeOwned>(
     let message = message(parts.kind, parts.format, parts.payload);
     let mut signers: Vec<PublicKey> = Vec::new();
     for (id, signature) in parts.signatures() {
-        let Some(public_key) = trusted.iter().find(|key| key_id(key) == id) else { continue };
-        check(public_key, &message, &signature)?;
+        let Some(public_key) = trusted.iter().find(|key| key_id(key) == id) else { continue }; // R14
+        check(public_key, &message, &signature)?; // R13
         if !signers.contains(public_key) {
+            // R15
             signers.push(*public_key);
         }
     }
@@ -266,9 +269,15 @@ fn check(public_key: &PublicKey, message: &[u8], signature: &[u8; 64]) -> Result
 /// # Errors
 /// [`Refusal`].
 pub fn peek_unverified<T: DeserializeOwned>(bytes: &[u8], kind: Kind, limit: usize) -> Result<T, Refusal> {
+    if bytes.len() > limit {
+        return Err(Refusal::TooLarge);
+    }
     let parts = Parts::read(bytes)?;
     if parts.kind != kind as u8 {
         return Err(Refusal::WrongKind);
+    }
+    if parts.format != FORMAT {
+        return Err(Refusal::UnsupportedFormat);
     }
     codec::decode(parts.payload, limit)
 }

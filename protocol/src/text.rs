@@ -49,7 +49,7 @@ impl<const N: usize> Text<N> {
     /// [`Refusal::Malformed`] otherwise.
     pub fn from_bytes(bytes: [u8; N]) -> Result<Self, Refusal> {
         let used = bytes.iter().position(|b| *b == 0).unwrap_or(N);
-        let (text, padding) = bytes.split_at(used);
+        let (text, padding) = bytes.split_at(used); // R4
         if text.iter().all(|b| (0x20..0x7f).contains(b)) && padding.iter().all(|b| *b == 0) {
             Ok(Self(bytes))
         } else {

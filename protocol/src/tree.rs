@@ -19,7 +19,7 @@ pub fn leaf(bytes: &[u8]) -> Hash {
 
 fn node(left: &Hash, right: &Hash) -> Hash {
     let mut hasher = Sha256::new();
-    hasher.update([1]);
+    hasher.update([1]); // R90
     hasher.update(left);
     hasher.update(right);
     hasher.finalize().into()
@@ -92,7 +92,7 @@ impl Manifest {
     /// The wire form: the chunk hashes, nothing else.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.chunks.concat()
+        self.chunks.concat() // R91
     }
 
     /// Reads the wire form and proves it against a signed state root and count.
@@ -108,6 +108,7 @@ impl Manifest {
             return Err(Refusal::Malformed);
         }
         if chunks.len() != count.div_ceil(CHUNK_CELLS) as usize {
+            // R92
             return Err(Refusal::WrongCount);
         }
         // Chunks are aligned powers of two, so the tree over their hashes is the tree over the leaves.
@@ -134,7 +135,7 @@ impl Manifest {
     /// # Errors
     /// [`Refusal::WrongCount`], [`Refusal::WrongHash`].
     pub fn check_chunk(&self, index: u32, leaves: &[Hash]) -> Result<(), Refusal> {
-        let expected = self.chunks.get(index as usize).ok_or(Refusal::WrongCount)?;
+        let expected = self.chunks.get(index as usize).ok_or(Refusal::WrongCount)?; // R93
         if leaves.len() != self.chunk_cells(index) as usize {
             return Err(Refusal::WrongCount);
         }

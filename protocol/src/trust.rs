@@ -62,7 +62,7 @@ impl Root {
     fn check(&self) -> Result<(), Refusal> {
         let distinct =
             self.root_keys.iter().enumerate().all(|(i, key)| !self.root_keys.iter().skip(i + 1).any(|k| k == key));
-        let threshold = usize::from(self.threshold);
+        let threshold = usize::from(self.threshold); // R22
         let sane = self.version > 0
             && threshold > 0
             && threshold <= self.root_keys.len()
@@ -94,8 +94,9 @@ impl Trust {
     /// # Errors
     /// [`Refusal`].
     pub fn pin(bytes: &[u8]) -> Result<Self, Refusal> {
-        let claimed: Root = sign::peek_unverified(bytes, Kind::Root, limits::ROOT_BYTES_MAX)?;
+        let claimed: Root = sign::peek_unverified(bytes, Kind::Root, limits::ROOT_BYTES_MAX)?; // R20
         claimed.check()?;
+        // R21
         let root = sign::verify::<Root>(
             bytes,
             Kind::Root,
@@ -112,6 +113,7 @@ impl Trust {
     /// # Errors
     /// [`Refusal`]; this root stays in force.
     pub fn rotate(&self, bytes: &[u8]) -> Result<Self, Refusal> {
+        // R23
         let by_old = sign::verify::<Root>(
             bytes,
             Kind::Root,
@@ -121,12 +123,14 @@ impl Trust {
         )?;
         let next = Self::pin(bytes)?;
         if by_old.version <= self.root.version {
+            // R24
             return Err(Refusal::Rollback);
         }
         if by_old.version != self.root.version + 1 {
             return Err(Refusal::Gap);
         }
         if next.root.deployment != self.root.deployment || next.root.synthetic != self.root.synthetic {
+            // R25
             return Err(Refusal::Malformed);
         }
         Ok(next)
@@ -143,7 +147,7 @@ impl Trust {
     /// # Errors
     /// [`Refusal::Expired`].
     pub fn check_expiry(&self, now_ms: Option<UnixMs>) -> Result<(), Refusal> {
-        if now_ms.is_some_and(|now| now >= self.root.expires_ms) { Err(Refusal::Expired) } else { Ok(()) }
+        if now_ms.is_some_and(|now| now >= self.root.expires_ms) { Err(Refusal::Expired) } else { Ok(()) } // R26
     }
 
     /// Verifies an object of a role.

@@ -38,7 +38,7 @@ impl Backoff {
     /// connection is spread over `spread_s`.
     pub fn failed(&mut self, failure: Option<Failure>, spread_s: u16) -> u64 {
         self.failures = self.failures.saturating_add(1);
-        let doubled = BASE_MS.saturating_mul(1 << self.failures.min(16)).min(CAP_MS);
+        let doubled = BASE_MS.saturating_mul(1 << self.failures.min(16)).min(CAP_MS); // R46
         match failure {
             Some(Failure::Retry(Some(after_s))) => {
                 let after_ms = u64::from(after_s).saturating_mul(1000);

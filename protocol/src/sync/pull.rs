@@ -1,7 +1,7 @@
 //! The way from "is there something new?" to one verified plan that flips all feeds at once.
 //! It must not let anything through that is not verified, nor give up the present head before the next is whole.
 //!
-//! Order (design section 5): grant when due, beat, head, reference data, then manifests, deltas and chunks, then apply.
+//! Order (design section 5): grant and next root when due, beat, head, reference data, then manifests, deltas and chunks, then apply.
 //! A target head is pinned until it is complete; a broken download goes on at the next object.
 
 use alloc::boxed::Box;
@@ -158,8 +158,9 @@ enum Phase {
     Grant,
     GrantStored,
     Beat,
-    Root(Refusal),
-    RootStored,
+    /// Asking for the next root, because of this refusal or as a matter of routine.
+    Root(Option<Refusal>),
+    RootStored(Trust),
     Head(Verified<Beat>),
     Confirming,
     Reference,
@@ -282,18 +283,26 @@ impl Pull {
             (Ok(body), _) => body,
             (Err(Failure::Revoked), _) => return Effect::Revoke,
             // No next root: the object that led here is refused for its own reason.
-            (Err(Failure::NotFound), Phase::Root(why)) => return self.fail(Outcome::Refused(*why), now),
-            (Err(failure), _) => return self.fail(Outcome::Failed(failure), now),
+            (Err(Failure::NotFound), Phase::Root(Some(why))) => return self.fail(Outcome::Refused(*why), now),
+            (Err(Failure::NotFound), Phase::Root(None)) => return self.ask_beat(),
+            (Err(failure), _) => {
+                if matches!((failure, &phase), (Failure::NotFound, Phase::Reference)) {
+                    // What is gone will not come back: the next attempt starts from a new beat.
+                    self.target = None;
+                }
+                return self.fail(Outcome::Failed(failure), now);
+            }
         };
+        let in_root = matches!(phase, Phase::Root(_));
         let result = match phase {
             Phase::Grant => self.grant_fetched(&body),
             Phase::Beat => self.beat_fetched(&body, now),
-            Phase::Root(_) => self.root_fetched(&body, now),
+            Phase::Root(_) => self.root_fetched(&body),
             Phase::Head(beat) => self.head_fetched(&body, beat, now),
             Phase::Reference => self.reference_fetched(body, now),
             Phase::Idle
             | Phase::GrantStored
-            | Phase::RootStored
+            | Phase::RootStored(_)
             | Phase::Confirming
             | Phase::Cells
             | Phase::Staging
@@ -301,11 +310,11 @@ impl Pull {
         };
         match result {
             Ok(effect) => effect,
-            // A key that this root does not know may be named by the next one.
-            Err(why @ Refusal::UnknownKey) if self.root_steps < limits::ROOT_STEPS_MAX => {
-                self.root_steps += 1;
-                self.phase = Phase::Root(why);
-                Effect::Fetch(vec![Request::Root(self.trust.root().version + 1)])
+            // A key that this root does not know may be named by the next one, and an expired root may have a successor.
+            Err(why @ (Refusal::UnknownKey | Refusal::Expired))
+                if !in_root && self.root_steps < limits::ROOT_STEPS_MAX =>
+            {
+                self.ask_root(Some(why))
             }
             Err(refusal) => self.fail(Outcome::Refused(refusal), now),
         }
@@ -318,11 +327,16 @@ impl Pull {
         Ok(Effect::StoreGrant(grant))
     }
 
-    fn root_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
+    fn ask_root(&mut self, why: Option<Refusal>) -> Effect {
+        self.root_steps += 1; // R27
+        self.phase = Phase::Root(why);
+        Effect::Fetch(vec![Request::Root(self.trust.root().version.saturating_add(1))])
+    }
+
+    /// A root on the way may have expired; only the last must not have (TUF 5.3.10), which the beat is held to.
+    fn root_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
         let next = self.trust.rotate(body)?;
-        next.check_expiry(now.time_ms)?;
-        self.trust = next.clone();
-        self.phase = Phase::RootStored;
+        self.phase = Phase::RootStored(next.clone());
         Ok(Effect::StoreRoot(next))
     }
 
@@ -331,6 +345,7 @@ impl Pull {
         let beat = Beat::verify(body, &self.grant.scope, &self.trust, self.beat.as_ref(), now.time_ms)?;
         let current = self.head.as_ref().filter(|head| head.scope == beat.scope).map(Verified::hash);
         if current == Some(beat.head) && self.damaged.is_empty() {
+            // R34
             self.phase = Phase::Confirming;
             self.target = None;
             self.beat = Some((*beat).clone());
@@ -352,6 +367,7 @@ impl Pull {
         let head = Head::verify(body, &beat.head, &self.grant.scope, &self.trust)?;
         let same_scope = self.head.as_ref().filter(|old| old.scope == head.scope);
         if head.gseq != beat.gseq || same_scope.is_some_and(|old| head.gseq < old.gseq) {
+            // R39
             return Err(Refusal::Rollback);
         }
         let mut target = Target {
@@ -367,14 +383,8 @@ impl Pull {
             cells_total: 0,
         };
         self.lay_out(&mut target)?;
-        let reference = target.head.reference;
-        let known = self.head.as_ref().is_some_and(|old| old.reference == reference);
         self.target = Some(target);
-        if known {
-            return Ok(self.next_work());
-        }
-        self.phase = Phase::Reference;
-        Ok(Effect::Fetch(vec![Request::Reference(reference)]))
+        Ok(self.next_work())
     }
 
     /// Chooses a road for each feed and lists the objects on it.
@@ -408,14 +418,23 @@ impl Pull {
         let Some(target) = self.target.as_mut() else {
             return Ok(self.fail(Outcome::Refused(Refusal::Malformed), now));
         };
-        Reference::verify(&body, &target.head.reference)?;
+        if let Err(refusal) = Reference::verify(&body, &target.head.reference) {
+            self.target = None;
+            return Err(refusal);
+        }
         target.reference = Some(body);
         Ok(self.next_work())
     }
 
     fn next_work(&mut self) -> Effect {
         let Some(target) = self.target.as_mut() else { return self.ask_beat() };
-        let count = target.work.len().min(REQUESTS_MAX);
+        // Asked for here, so that a pinned target whose reference data was lost on the way asks again.
+        let reference = target.head.reference;
+        if target.reference.is_none() && self.head.as_ref().is_none_or(|old| old.reference != reference) {
+            self.phase = Phase::Reference;
+            return Effect::Fetch(vec![Request::Reference(reference)]);
+        }
+        let count = target.work.len().min(REQUESTS_MAX); // R44
         if count == 0 {
             self.phase = Phase::Applying;
             return Effect::Apply(Box::new(target.plan()));
@@ -442,6 +461,11 @@ impl Pull {
             match result {
                 Ok(chunk) => chunks.extend(chunk),
                 Err(outcome) => {
+                    let gone = matches!(outcome, Outcome::Failed(Failure::NotFound) | Outcome::Refused(_));
+                    if let (true, Work::Delta { state, .. }) = (gone, &work) {
+                        // R43: The log may have been cut before our position: the next attempt takes the other road.
+                        self.damaged.insert(state.feed);
+                    }
                     trouble = Some(outcome);
                     again.push(work);
                 }
@@ -459,7 +483,7 @@ impl Pull {
             }
             // What arrived whole is kept before the failure is dealt with: nothing is fetched twice.
             Some(_) | None if !chunks.is_empty() => {
-                self.phase = Phase::Staging;
+                self.phase = Phase::Staging; // R95
                 Effect::Stage(chunks)
             }
             Some(outcome) => self.fail(outcome, now),
@@ -471,14 +495,21 @@ impl Pull {
         match core::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::GrantStored => {
                 self.grant_due_ms = now.tick_ms.saturating_add(u64::from(self.grant.policy.grant_refresh_s) * 1000);
-                self.ask_beat()
+                // As often as the grant: else a root that only withdraws a key would never be asked for (TUF 5.3.3).
+                if self.root_steps < limits::ROOT_STEPS_MAX { self.ask_root(None) } else { self.ask_beat() }
             }
-            Phase::RootStored if self.with_grant => {
+            Phase::RootStored(next) => {
+                // In force only now: a root that the disk does not hold must not be what stored objects hang on.
+                self.trust = next; // R28
+                // A pinned target was verified under the old root, perhaps by a key that the new one withdraws.
+                self.target = None;
+                if !self.with_grant {
+                    return self.ask_beat();
+                }
                 // The grant too may be signed by a key that only the new root knows.
                 self.phase = Phase::Grant;
                 Effect::Fetch(vec![Request::Grant])
             }
-            Phase::RootStored => self.ask_beat(),
             Phase::Confirming => self.rest(now),
             Phase::Staging => self.next_work(),
             Phase::Idle
@@ -493,7 +524,9 @@ impl Pull {
     }
 
     fn applied(&mut self, result: Result<(), Vec<FeedId>>, now: Now) -> Effect {
-        self.phase = Phase::Idle;
+        if !matches!(core::mem::replace(&mut self.phase, Phase::Idle), Phase::Applying) {
+            return self.fail(Outcome::Refused(Refusal::Malformed), now);
+        }
         let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
         match result {
             Ok(()) => {

@@ -95,7 +95,7 @@ impl Push {
             Input::Replied(Err(failure)) => self.fail(Problem::Failed(failure), now),
             // A receipt that covers nothing new means that the server misses something before the batch; asking again
             // at once would loop.
-            Input::Acknowledged(Ok(0)) => self.fail(Problem::Refused(Refusal::Gap), now),
+            Input::Acknowledged(Ok(0)) => self.fail(Problem::Refused(Refusal::Gap), now), // R114
             Input::Acknowledged(Ok(_)) => {
                 self.backoff.succeeded();
                 self.batch_max = (self.batch_max * 2).min(limits::AUDIT_LINKS_MAX);

@@ -1,0 +1,110 @@
+//! Configuration: flags over environment over `agent.toml` over defaults, checked once.
+//! It must not hold a secret or anything that signed policy decides.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// The file's name in the agent's directory.
+pub const FILE: &str = "agent.toml";
+/// Where the page and the API listen unless configured.
+pub const API: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8787);
+
+/// What may be configured on the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the API listens: a loopback address. Port 0 takes any free one. Not reloaded: needs a restart.
+    pub api: SocketAddr,
+    /// A folder whose bundles are taken in, e.g. where USB sticks are mounted.
+    pub drop_folder: Option<PathBuf>,
+    /// What is logged: `error`, `warn`, `info`, `debug`, or a `tracing` filter.
+    pub log: String,
+    /// The most that the audit journal may take on disk, in MiB.
+    pub journal_mib: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { api: API, drop_folder: None, log: "info".into(), journal_mib: 64 }
+    }
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file does not parse, or has a key that does not exist.
+    #[error("{}: {error}", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        error: Box<toml::de::Error>,
+    },
+    /// The API would listen where other machines can reach it.
+    #[error(
+        "api = \"{0}\" is not a loopback address: the API shows children's data and may only listen on 127.0.0.1 or ::1"
+    )]
+    NotLoopback(SocketAddr),
+    /// The journal's limit is out of range.
+    #[error("journal_mib = {0} is out of range: it must be between 4 and 4096")]
+    Journal(u32),
+}
+
+impl Config {
+    /// Reads `agent.toml` in `directory`; a missing file means defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(directory: &Path) -> Result<Self, ConfigError> {
+        let path = directory.join(FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(ConfigError::Read { path, error }),
+        };
+        let config: Self =
+            toml::from_str(&text).map_err(|error| ConfigError::Parse { path, error: Box::new(error) })?;
+        config.check()
+    }
+
+    fn check(self) -> Result<Self, ConfigError> {
+        if !self.api.ip().is_loopback() {
+            return Err(ConfigError::NotLoopback(self.api));
+        }
+        if !(4..=4096).contains(&self.journal_mib) {
+            return Err(ConfigError::Journal(self.journal_mib));
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), text).unwrap();
+        Config::load(dir.path())
+    }
+
+    #[test]
+    fn defaults_and_refusals() {
+        assert_eq!(Config::load(Path::new("/nonexistent")).unwrap(), Config::default());
+        assert_eq!(load("log = \"debug\"").unwrap().log, "debug");
+        assert!(matches!(load("api = \"0.0.0.0:80\""), Err(ConfigError::NotLoopback(_))));
+        assert!(matches!(load("journal_mib = 1"), Err(ConfigError::Journal(1))));
+        let error = load("drop_foldr = \"x\"").unwrap_err().to_string();
+        assert!(error.contains("drop_foldr") && error.contains("drop_folder"), "{error}");
+    }
+}

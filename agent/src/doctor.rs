@@ -1,0 +1,206 @@
+//! Checks everything that the agent depends on, and says for each how to mend it.
+//! It must not change anything, nor show anything of a person.
+
+use serde::Serialize;
+
+use crate::agent::Agent;
+use crate::show;
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Result {
+    /// Nothing to do.
+    Good,
+    /// It works, but not for long or not as it should.
+    Warning,
+    /// It does not work.
+    Failed,
+}
+
+/// One check.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How it came out.
+    pub result: Result,
+    /// What was found.
+    pub finding: String,
+    /// How to mend it; empty when there is nothing to mend.
+    pub remedy: &'static str,
+}
+
+/// All checks.
+#[derive(Debug, Clone, Serialize)]
+pub struct Examination {
+    /// Nothing failed.
+    pub healthy: bool,
+    /// The checks.
+    pub checks: Vec<Check>,
+}
+
+/// Examines an agent, running or stopped.
+#[must_use]
+pub fn examine(agent: &Agent) -> Examination {
+    let checks = vec![
+        clock(agent),
+        copy(agent),
+        link(agent),
+        lease(agent),
+        outbox(agent),
+        keys(agent),
+        permissions(agent),
+        swap(),
+    ];
+    Examination { healthy: checks.iter().all(|check| check.result != Result::Failed), checks }
+}
+
+const fn check(name: &'static str, result: Result, finding: String, remedy: &'static str) -> Check {
+    Check { name, result, finding, remedy }
+}
+
+fn clock(agent: &Agent) -> Check {
+    let reading = agent.clock().reading();
+    match agent.replica().clock().now(reading) {
+        None => check(
+            "clock",
+            Result::Failed,
+            "the present time is not known".into(),
+            "connect to the server once; check the device's clock battery",
+        ),
+        Some(now) => {
+            let off_s = (reading.wall_ms - now).abs() / 1000;
+            if off_s > 600 {
+                let finding = format!("the wall clock is {} away from trusted time", show::age(off_s));
+                check(
+                    "clock",
+                    Result::Warning,
+                    finding,
+                    "set the device's clock; look-ups do not depend on it, TLS may",
+                )
+            } else {
+                check("clock", Result::Good, "trusted time is known".into(), "")
+            }
+        }
+    }
+}
+
+fn copy(agent: &Agent) -> Check {
+    let copy = agent.status().copy;
+    match copy.cannot_answer {
+        Some(reason) if reason == "never-synced" => {
+            check("copy", Result::Failed, "nothing received yet".into(), "run `cpis-agent sync` with a connection")
+        }
+        Some(reason) => check(
+            "copy",
+            Result::Failed,
+            format!("cannot answer: {reason}"),
+            "connect: the agent repairs and renews itself",
+        ),
+        None => check(
+            "copy",
+            Result::Good,
+            format!("{} records, every feed proved against its signed root", copy.records),
+            "",
+        ),
+    }
+}
+
+fn link(agent: &Agent) -> Check {
+    let link = agent.sync_status().get();
+    match link.last_outcome {
+        None => check("link", Result::Warning, "not tried since the start".into(), "run `cpis-agent sync`"),
+        Some(outcome) if outcome == "up to date" => check("link", Result::Good, outcome, ""),
+        Some(outcome) => check(
+            "link",
+            Result::Warning,
+            outcome,
+            "check the network; open a browser for a sign-in page; then `cpis-agent sync`",
+        ),
+    }
+}
+
+fn lease(agent: &Agent) -> Check {
+    let reading = agent.clock().reading();
+    let now = agent.replica().clock().now(reading).unwrap_or(reading.wall_ms);
+    let left_s = (agent.grant().lease_until_ms - now) / 1000;
+    if agent.is_revoked() {
+        check("lease", Result::Failed, "this device has been withdrawn from use".into(), "hand it in")
+    } else if left_s <= 0 {
+        check("lease", Result::Failed, "the lease has run out".into(), "connect to the server to renew it")
+    } else if left_s < 86_400 {
+        check("lease", Result::Warning, format!("locks in {}", show::age(left_s)), "connect to the server to renew it")
+    } else {
+        check("lease", Result::Good, format!("locks in {}", show::age(left_s)), "")
+    }
+}
+
+fn outbox(agent: &Agent) -> Check {
+    let outbox = agent.status().outbox;
+    match outbox.space.as_str() {
+        "normal" => check("outbox", Result::Good, format!("{} events wait", outbox.waiting), ""),
+        "warning" => check(
+            "outbox",
+            Result::Warning,
+            format!("{} events wait; the space is nearly used up", outbox.waiting),
+            "connect to the server so that they are uploaded",
+        ),
+        _ => check(
+            "outbox",
+            Result::Failed,
+            format!("{} events wait; no space is left", outbox.waiting),
+            "free disk space and connect to the server",
+        ),
+    }
+}
+
+fn keys(agent: &Agent) -> Check {
+    let kind = agent.device_secret_kind();
+    if kind.contains("file") {
+        check(
+            "keys",
+            Result::Warning,
+            format!("device secret: {kind}"),
+            "on hardware with a TPM or a platform keystore, keep it there",
+        )
+    } else {
+        check("keys", Result::Good, format!("device secret: {kind}"), "")
+    }
+}
+
+fn permissions(agent: &Agent) -> Check {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(agent.directory()).map(|m| m.permissions().mode() & 0o777);
+    match mode {
+        Ok(mode) if mode & 0o077 == 0 => {
+            check("permissions", Result::Good, "only the agent's own user reads its state".into(), "")
+        }
+        Ok(mode) => check(
+            "permissions",
+            Result::Failed,
+            format!("the state directory has mode {mode:o}"),
+            "chmod 700 the state directory",
+        ),
+        Err(error) => check(
+            "permissions",
+            Result::Failed,
+            format!("the state directory cannot be read: {error}"),
+            "run as the agent's user",
+        ),
+    }
+}
+
+fn swap() -> Check {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if swaps.lines().count() > 1 {
+        check(
+            "swap",
+            Result::Warning,
+            "swap is on: keys in memory may reach the disk".into(),
+            "turn swap off or encrypt it",
+        )
+    } else {
+        check("swap", Result::Good, "no swap".into(), "")
+    }
+}

@@ -1,0 +1,173 @@
+//! The loop that carries out what the sync machines ask for: the only place where a path turns around.
+//! It must not decide anything: roads, order, waits and refusals are the machines'.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cpis_protocol::clock::Carrier;
+use cpis_protocol::message::{Failure, Request};
+use cpis_protocol::sync::pull::{self, Pull};
+use cpis_protocol::sync::push::{self, Push};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::agent::Agent;
+use crate::port::Transport;
+use crate::status::Progress;
+
+/// Runs blocking work of the agent off the async threads; a panic in it counts as a failed store.
+async fn blocking<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {
+    let agent = Arc::clone(agent);
+    tokio::task::spawn_blocking(move || work(&agent)).await.ok()
+}
+
+/// Sends requests at once and brings the replies in order.
+async fn fetch<T: Transport>(transport: &Arc<T>, requests: Vec<Request>) -> Vec<Result<Vec<u8>, Failure>> {
+    let mut replies: Vec<_> = requests.iter().map(|_| Err(Failure::Offline)).collect();
+    let mut tasks = JoinSet::new();
+    for (at, request) in requests.into_iter().enumerate() {
+        let transport = Arc::clone(transport);
+        tasks.spawn(async move { (at, transport.send(request).await) });
+    }
+    while let Some(done) = tasks.join_next().await {
+        if let Ok((at, reply)) = done
+            && let Some(slot) = replies.get_mut(at)
+        {
+            *slot = reply;
+        }
+    }
+    replies
+}
+
+/// One attempt to reach the newest head by one carrier: ends with the machine's first wait.
+pub async fn pull_once<T: Transport>(
+    agent: &Arc<Agent>,
+    machine: &mut Pull,
+    transport: &Arc<T>,
+    carrier: Carrier,
+    with_grant: bool,
+) -> (pull::Outcome, u64) {
+    let first = if with_grant { pull::Input::WakeNow } else { pull::Input::Wake };
+    let mut effect = machine.step(first, agent.now());
+    loop {
+        if carrier == Carrier::Live {
+            agent.sync_status().set_progress(machine.progress().map(|(done, total)| Progress { done, total }));
+        }
+        let input = match effect {
+            pull::Effect::Fetch(requests) => pull::Input::Fetched(fetch(transport, requests).await),
+            pull::Effect::StoreRoot(trust) => stored(blocking(agent, move |a| a.store_root(trust)).await),
+            pull::Effect::StoreGrant(grant) => stored(blocking(agent, move |a| a.store_grant(grant)).await),
+            pull::Effect::Confirm(beat) => {
+                stored(blocking(agent, move |a| a.replica().confirm(&beat, carrier, a.clock().reading())).await)
+            }
+            pull::Effect::Stage(chunks) => stored(blocking(agent, move |a| a.replica().stage(chunks)).await),
+            pull::Effect::Apply(plan) => {
+                match blocking(agent, move |a| a.replica().apply(*plan, carrier, a.clock().reading())).await {
+                    Some(Ok(result)) => pull::Input::Applied(result),
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "the new copy could not be stored");
+                        pull::Input::StoreFailed
+                    }
+                    None => pull::Input::StoreFailed,
+                }
+            }
+            pull::Effect::Revoke => {
+                let _ = blocking(agent, Agent::set_revoked).await;
+                return (pull::Outcome::Failed(Failure::Revoked), agent.now().tick_ms + 300_000);
+            }
+            pull::Effect::Wait { until_ms, outcome } => return (outcome, until_ms),
+        };
+        effect = machine.step(input, agent.now());
+    }
+}
+
+fn stored<E: core::fmt::Display>(result: Option<Result<(), E>>) -> pull::Input {
+    match result {
+        Some(Ok(())) => pull::Input::Stored,
+        Some(Err(error)) => {
+            tracing::error!(%error, "sync could not store");
+            pull::Input::StoreFailed
+        }
+        None => pull::Input::StoreFailed,
+    }
+}
+
+/// Keeps the copy up to date until shutdown. Waits for nothing that the upload does.
+pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdown: watch::Receiver<bool>) {
+    let mut machine = agent.pull_machine(true);
+    let mut now = false;
+    loop {
+        agent.sync_status().begin();
+        let (outcome, until_ms) = tokio::select! {
+            done = pull_once(&agent, &mut machine, &transport, Carrier::Live, now) => done,
+            _ = shutdown.changed() => return,
+        };
+        agent.sync_status().finish(outcome, agent.replica().clock().now(agent.clock().reading()));
+        if outcome == pull::Outcome::UpToDate {
+            tracing::info!("the copy is up to date");
+            // The link is there: what waits in the outbox goes now.
+            agent.wake_push().notify_one();
+        } else {
+            tracing::warn!(?outcome, "sync ended");
+        }
+        let wait = Duration::from_millis(until_ms.saturating_sub(agent.now().tick_ms));
+        now = tokio::select! {
+            () = tokio::time::sleep(wait) => false,
+            () = agent.wake_pull().notified() => true,
+            _ = shutdown.changed() => return,
+        };
+        // A bundle or a repair may have moved the copy meanwhile.
+        if agent.copy_moved() {
+            machine = agent.pull_machine(true);
+        }
+    }
+}
+
+/// Uploads the outbox until shutdown. Waits for nothing that the download does.
+pub async fn push<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdown: watch::Receiver<bool>) {
+    let mut machine = Push::new(agent.device(), agent.trust());
+    loop {
+        let until_ms = tokio::select! {
+            until = push_once(&agent, &mut machine, &transport) => until.0,
+            _ = shutdown.changed() => return,
+        };
+        let wait = until_ms.map_or(Duration::from_secs(3600), |until_ms| {
+            Duration::from_millis(until_ms.saturating_sub(agent.now().tick_ms))
+        });
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = agent.wake_push().notified() => {}
+            _ = shutdown.changed() => return,
+        }
+        machine.set_trust(agent.trust());
+    }
+}
+
+/// Uploads until nothing is left or an attempt fails.
+pub async fn push_once<T: Transport>(
+    agent: &Arc<Agent>,
+    machine: &mut Push,
+    transport: &Arc<T>,
+) -> (Option<u64>, Option<push::Problem>) {
+    let mut effect = machine.step(push::Input::Wake, agent.now());
+    loop {
+        let input = match effect {
+            push::Effect::Load(max) => {
+                push::Input::Loaded(blocking(agent, move |a| a.unacknowledged(max)).await.flatten())
+            }
+            push::Effect::Send(request) => {
+                let mut replies = fetch(transport, vec![request]).await;
+                push::Input::Replied(replies.pop().unwrap_or(Err(Failure::Offline)))
+            }
+            push::Effect::Acknowledge(receipt) => {
+                let result = blocking(agent, move |a| a.acknowledge(&receipt)).await;
+                push::Input::Acknowledged(result.unwrap_or(Err(cpis_protocol::Refusal::Malformed)))
+            }
+            push::Effect::Wait { until_ms, problem } => {
+                agent.sync_status().set_upload(problem);
+                return (until_ms, problem);
+            }
+        };
+        effect = machine.step(input, agent.now());
+    }
+}

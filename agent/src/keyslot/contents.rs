@@ -1,0 +1,305 @@
+//! What the keyslot file holds, and its body layout.
+//! It must not let a secret pass through the codec, whose growing buffers would leave copies in freed memory.
+//!
+//! Body, padded with zeros to 60 KiB: length of the public part (u32, little endian); the public part, by the
+//! protocol's codec; the device's signing seed (32); one key (32) for each entry of the public part's list.
+//!
+//! | public part | |
+//! |---|---|
+//! | certificate | the device's TLS certificate, DER |
+//! | vault | the vault's public key |
+//! | slots | for each practitioner: cost, salt, wrapped vault seed (empty once closed), failed attempts, time made |
+//! | grant | the signed grant as received, whose feed keys are sealed to the vault |
+//! | keys | feed and generation of each local key, in order |
+//! | clock | the trusted clock |
+//! | url | the server's address |
+//! | root | the signed root in force |
+//! | revoked | whether the server withdrew this device |
+
+use std::collections::BTreeMap;
+
+use cpis_protocol::clock::TrustedClock;
+use cpis_protocol::id::{FeedId, PractitionerId, UnixMs};
+use cpis_protocol::seal::{Key, MemoryHard, SealingKey};
+use cpis_protocol::sign::Signer;
+use cpis_protocol::{Refusal, codec, limits};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::KeyslotError;
+use super::format::BODY_BYTES;
+
+/// Practitioners with a slot, at most.
+pub const VAULT_SLOTS_MAX: usize = 16;
+/// Local keys, at most: two generations of every feed that a scope may have.
+pub const LOCAL_KEYS_MAX: usize = 2 * limits::FEEDS_MAX;
+
+/// One practitioner's way into the vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct VaultSlot {
+    pub(super) practitioner: PractitionerId,
+    pub(super) cost: MemoryHard,
+    pub(super) salt: [u8; 16],
+    /// The vault's seed, sealed; empty when the slot is closed.
+    pub(super) wrapped: Vec<u8>,
+    pub(super) attempts: u32,
+    pub(super) created_ms: UnixMs,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Public {
+    certificate: Vec<u8>,
+    vault: SealingKey,
+    slots: Vec<VaultSlot>,
+    grant: Vec<u8>,
+    keys: Vec<(FeedId, u64)>,
+    clock: TrustedClock,
+    url: String,
+    root: Vec<u8>,
+    revoked: bool,
+}
+
+/// The contents of the keyslot file. Secrets in it are zeroised when dropped and never printed or cloned.
+pub struct Contents {
+    /// The device's signing key.
+    pub signer: Signer,
+    /// The device's TLS certificate, DER; empty before enrolment.
+    pub certificate: Vec<u8>,
+    /// The signed grant as received; empty when there is none.
+    pub grant: Vec<u8>,
+    /// The trusted clock.
+    pub clock: TrustedClock,
+    /// The server's address, e.g. `https://cpis.example.nhs.uk:8443`.
+    pub url: String,
+    /// The signed root in force: trust survives the loss of the replica.
+    pub root: Vec<u8>,
+    /// Whether the server withdrew this device: nothing is answered, also after a restart.
+    pub revoked: bool,
+    pub(super) vault: SealingKey,
+    pub(super) slots: Vec<VaultSlot>,
+    local_keys: BTreeMap<(FeedId, u64), Key>,
+}
+
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Contents({} slots, {} local keys, [secret])", self.slots.len(), self.local_keys.len())
+    }
+}
+
+impl Contents {
+    /// The contents of a device that is being enrolled; `vault` is the public half of its new vault key.
+    #[must_use]
+    pub fn new(signer: Signer, vault: SealingKey) -> Self {
+        Self {
+            signer,
+            certificate: Vec::new(),
+            grant: Vec::new(),
+            clock: TrustedClock::default(),
+            url: String::new(),
+            root: Vec::new(),
+            revoked: false,
+            vault,
+            slots: Vec::new(),
+            local_keys: BTreeMap::new(),
+        }
+    }
+
+    /// The public half of the vault key: what grants are sealed to.
+    #[must_use]
+    pub const fn vault(&self) -> &SealingKey {
+        &self.vault
+    }
+
+    /// The key under which a generation of a feed is stored.
+    #[must_use]
+    pub fn local_key(&self, feed: FeedId, generation: u64) -> Option<&Key> {
+        self.local_keys.get(&(feed, generation))
+    }
+
+    /// The feeds and generations of which there is a key, in order.
+    pub fn local_keys(&self) -> impl Iterator<Item = (FeedId, u64)> {
+        self.local_keys.keys().copied()
+    }
+
+    /// Adds or replaces the key of a generation. To let go of one, use [`super::Keyslot::destroy`].
+    ///
+    /// # Errors
+    /// [`KeyslotError::Full`].
+    pub fn set_local_key(&mut self, feed: FeedId, generation: u64, key: Key) -> Result<(), KeyslotError> {
+        if self.local_keys.len() >= LOCAL_KEYS_MAX && self.local_key(feed, generation).is_none() {
+            return Err(KeyslotError::Full);
+        }
+        self.local_keys.insert((feed, generation), key);
+        Ok(())
+    }
+
+    /// Removes the keys for which `keep` is false; says how many. Only [`super::Keyslot::destroy`] makes it final.
+    pub fn retain_local_keys(&mut self, mut keep: impl FnMut(FeedId, u64) -> bool) -> usize {
+        let before = self.local_keys.len();
+        self.local_keys.retain(|(feed, generation), _| keep(*feed, *generation));
+        before - self.local_keys.len()
+    }
+
+    /// The padded body.
+    ///
+    /// # Errors
+    /// [`KeyslotError::Full`] when it does not fit.
+    pub(super) fn to_body(&self) -> Result<Zeroizing<Vec<u8>>, KeyslotError> {
+        if self.slots.len() > VAULT_SLOTS_MAX || self.local_keys.len() > LOCAL_KEYS_MAX {
+            return Err(KeyslotError::Full);
+        }
+        let public = codec::encode(&Public {
+            certificate: self.certificate.clone(),
+            vault: self.vault,
+            slots: self.slots.clone(),
+            grant: self.grant.clone(),
+            keys: self.local_keys.keys().copied().collect(),
+            clock: self.clock,
+            url: self.url.clone(),
+            root: self.root.clone(),
+            revoked: self.revoked,
+        })?;
+        let length = u32::try_from(public.len()).map_err(|_| KeyslotError::Full)?;
+        if 4 + public.len() + 32 * (1 + self.local_keys.len()) > BODY_BYTES {
+            return Err(KeyslotError::Full);
+        }
+        // Its capacity is final, so that it never moves and leaves a copy behind.
+        let mut body = Zeroizing::new(Vec::with_capacity(BODY_BYTES));
+        body.extend_from_slice(&length.to_le_bytes());
+        body.extend_from_slice(&public);
+        body.extend_from_slice(self.signer.seed().as_slice());
+        for key in self.local_keys.values() {
+            body.extend_from_slice(key.expose());
+        }
+        body.resize(BODY_BYTES, 0);
+        Ok(body)
+    }
+
+    /// Reads a padded body.
+    pub(super) fn from_body(body: &[u8]) -> Result<Self, Refusal> {
+        let (length, rest) = body.split_first_chunk::<4>().ok_or(Refusal::Truncated)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| Refusal::TooLarge)?;
+        let (public, secrets) = rest.split_at_checked(length).ok_or(Refusal::Truncated)?;
+        let public: Public = codec::decode(public, BODY_BYTES)?;
+        let (seed, mut rest) = secrets.split_first_chunk::<32>().ok_or(Refusal::Truncated)?;
+        let mut local_keys = BTreeMap::new();
+        for name in &public.keys {
+            let (key, after) = rest.split_first_chunk::<32>().ok_or(Refusal::Truncated)?;
+            local_keys.insert(*name, secret(key, Key::from_bytes));
+            rest = after;
+        }
+        if local_keys.len() != public.keys.len() || rest.iter().any(|b| *b != 0) {
+            return Err(Refusal::Malformed);
+        }
+        Ok(Self {
+            signer: secret(seed, Signer::from_seed),
+            certificate: public.certificate,
+            grant: public.grant,
+            clock: public.clock,
+            url: public.url,
+            root: public.root,
+            revoked: public.revoked,
+            vault: public.vault,
+            slots: public.slots,
+            local_keys,
+        })
+    }
+
+    pub(super) fn slot(&self, practitioner: PractitionerId) -> Option<&VaultSlot> {
+        self.slots.iter().find(|slot| slot.practitioner == practitioner)
+    }
+
+    pub(super) fn slot_mut(&mut self, practitioner: PractitionerId) -> Option<&mut VaultSlot> {
+        self.slots.iter_mut().find(|slot| slot.practitioner == practitioner)
+    }
+}
+
+/// Makes a key type from bytes through a copy that is zeroised.
+pub(super) fn secret<T>(bytes: &[u8; 32], make: impl FnOnce([u8; 32]) -> T) -> T {
+    let mut copy = *bytes;
+    let made = make(copy);
+    copy.zeroize();
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use cpis_protocol::id::hex;
+    use cpis_protocol::text::Text;
+
+    use super::*;
+
+    fn contents() -> Contents {
+        let mut contents = Contents::new(Signer::from_seed([0x11; 32]), [0x22; 32]);
+        contents.certificate = vec![0x33, 0x34];
+        contents.grant = vec![0x44];
+        contents.url = "u".into();
+        contents.root = vec![0x72, 0x73];
+        contents.revoked = true;
+        contents.slots.push(VaultSlot {
+            practitioner: Text::lossy("P1"),
+            cost: MemoryHard { memory_kib: 64, passes: 3 },
+            salt: [0x55; 16],
+            wrapped: vec![0x66; 3],
+            attempts: 2,
+            created_ms: 7,
+        });
+        contents.set_local_key(Text::lossy("E2"), 5, Key::from_bytes([0x77; 32])).unwrap();
+        contents
+    }
+
+    #[test]
+    fn frozen_body() {
+        let body = contents().to_body().unwrap();
+        assert_eq!(body.len(), BODY_BYTES);
+        let public = [
+            "0200000000000000",
+            "3334",                             // certificate
+            &"22".repeat(32),                   // vault
+            "0100000000000000",                 // one slot
+            "50310000000000000000000000000000", // practitioner
+            "4000000003000000",
+            &"55".repeat(16),         // cost, salt
+            "0300000000000000666666", // wrapped
+            "02000000",
+            "0700000000000000", // attempts, created
+            "0100000000000000",
+            "44",               // grant
+            "0100000000000000", // one key
+            "45320000000000000000000000000000",
+            "0500000000000000",
+            "0000000000000000",
+            "0000000000000000",
+            "0000000000000000",
+            &"00".repeat(16), // clock
+            "0100000000000000",
+            "75", // url
+            "0200000000000000",
+            "7273", // root
+            "01",   // revoked
+        ]
+        .concat();
+        let length = public.len() / 2;
+        let used = format!("{}{public}{}{}", hex(&(length as u32).to_le_bytes()), "11".repeat(32), "77".repeat(32));
+        assert_eq!(hex(&body[..used.len() / 2]), used);
+        assert!(body[used.len() / 2..].iter().all(|b| *b == 0));
+        let read = Contents::from_body(&body).unwrap();
+        assert_eq!(read.to_body().unwrap(), body);
+        assert!(!format!("{read:?}").contains("77"));
+    }
+
+    #[test]
+    fn ceilings() {
+        let mut contents = contents();
+        contents.grant = vec![0; BODY_BYTES];
+        assert!(matches!(contents.to_body(), Err(KeyslotError::Full)));
+        contents.grant.clear();
+        for generation in 0..LOCAL_KEYS_MAX as u64 - 1 {
+            contents.set_local_key(Text::lossy("F"), generation, Key::from_bytes([1; 32])).unwrap();
+        }
+        assert!(contents.to_body().is_ok(), "1,024 local keys fit beside a small grant");
+        let more = contents.set_local_key(Text::lossy("F"), 5_000, Key::from_bytes([1; 32]));
+        assert!(matches!(more, Err(KeyslotError::Full)));
+        assert_eq!(contents.retain_local_keys(|_, generation| generation < 10), LOCAL_KEYS_MAX - 11);
+    }
+}

@@ -1,0 +1,218 @@
+//! Vault slots: one practitioner, one passphrase, one wrapped copy of the vault's seed.
+//! It must not try a passphrase before the attempt is counted on stable storage, nor keep a seed after the last one.
+//!
+//! Key of a slot = HKDF-SHA256 with salt = a key of the device secret, input = Argon2id (passphrase, salt of the slot),
+//! info = domain and practitioner. So neither the passphrase nor the file nor the device secret opens it alone.
+
+use cpis_protocol::id::{PractitionerId, UnixMs};
+use cpis_protocol::seal::{Key, MemoryHard, OpeningKey};
+use cpis_protocol::{Refusal, digest};
+use zeroize::Zeroizing;
+
+use super::contents::{VAULT_SLOTS_MAX, VaultSlot, secret};
+use super::passphrase::{PassphraseProblem, check_passphrase};
+use super::{Contents, Keyslot, KeyslotError};
+use crate::random::OsRandom;
+
+/// After so many failures in a row a slot closes, and its wrapped seed is destroyed.
+pub const ATTEMPTS_MAX: u32 = 10;
+const ASSOCIATED: &[u8] = b"cpis-edge/1/vault-slot";
+const KEK_DOMAIN: &[u8] = b"cpis-edge/1/vault-kek\0";
+const SEED_DOMAIN: &[u8] = b"cpis-edge/1/vault-seed\0";
+
+/// Why the vault does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// Not the passphrase of this slot.
+    #[error("wrong passphrase; {} attempts are left", ATTEMPTS_MAX.saturating_sub(*attempts))]
+    WrongPassphrase {
+        /// Failures in a row, this one included.
+        attempts: u32,
+    },
+    /// Too many failures: somebody else with an open vault, or a new enrolment, must make the slot anew.
+    #[error("this slot is closed after {ATTEMPTS_MAX} wrong attempts: a colleague must unlock and set it up again")]
+    Closed,
+    /// The practitioner has no slot on this device.
+    #[error("there is no slot for this practitioner on this device")]
+    NoSlot,
+    /// The keyslot file could not be written or read.
+    #[error(transparent)]
+    Keyslot(#[from] KeyslotError),
+}
+
+/// A slot to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct NewSlot {
+    /// For whom.
+    pub practitioner: PractitionerId,
+    /// Memory-hard parameters, from signed policy.
+    pub cost: MemoryHard,
+    /// Whether the deployment is synthetic, so that the cost may be below the floor.
+    pub synthetic: bool,
+    /// When.
+    pub created_ms: UnixMs,
+}
+
+/// What may be shown of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// Whose it is.
+    pub practitioner: PractitionerId,
+    /// Failures in a row.
+    pub attempts: u32,
+    /// Whether it is closed.
+    pub closed: bool,
+    /// When it was made.
+    pub created_ms: UnixMs,
+}
+
+fn slot_key(
+    pepper: &Key,
+    practitioner: PractitionerId,
+    cost: MemoryHard,
+    salt: &[u8; 16],
+    passphrase: &str,
+) -> Result<Key, Refusal> {
+    let stretched = cost.derive(passphrase.as_bytes(), salt, ASSOCIATED)?;
+    let mixed = Zeroizing::new(digest::prf(pepper.expose(), stretched.as_slice()));
+    let bytes = Zeroizing::new(digest::expand::<32>(&mixed, &[KEK_DOMAIN, practitioner.as_bytes()]));
+    Ok(secret(&bytes, Key::from_bytes))
+}
+
+fn seed_place(contents: &Contents, practitioner: PractitionerId) -> Vec<u8> {
+    [SEED_DOMAIN, contents.vault(), practitioner.as_bytes()].concat()
+}
+
+impl Keyslot {
+    /// Makes a practitioner's slot, or makes it anew: then the old wrapped seed is in neither copy afterwards.
+    ///
+    /// # Errors
+    /// [`KeyslotError::Passphrase`], [`KeyslotError::Full`] beyond [`VAULT_SLOTS_MAX`],
+    /// [`KeyslotError::AnotherVault`], [`KeyslotError::Refused`] for a cost below the floor, [`KeyslotError::Io`].
+    pub fn add_vault_slot(&mut self, slot: NewSlot, passphrase: &str, vault: &OpeningKey) -> Result<(), KeyslotError> {
+        check_passphrase(passphrase)?;
+        let NewSlot { practitioner, cost, synthetic, created_ms } = slot;
+        let cost = cost.check(synthetic)?;
+        if vault.sealing_key() != *self.contents().vault() {
+            return Err(KeyslotError::AnotherVault);
+        }
+        let replaces = self.contents().slot(practitioner).is_some();
+        if !replaces && self.contents().slots.len() >= VAULT_SLOTS_MAX {
+            return Err(KeyslotError::Full);
+        }
+        let salt = OsRandom::bytes::<16>()?;
+        let key = slot_key(self.pepper(), practitioner, cost, &salt, passphrase)?;
+        let wrapped = key.seal(&seed_place(self.contents(), practitioner), vault.expose(), &mut OsRandom)?;
+        let made = VaultSlot { practitioner, cost, salt, wrapped, attempts: 0, created_ms };
+        let put = |contents: &mut Contents| {
+            contents.slots.retain(|slot| slot.practitioner != practitioner);
+            contents.slots.push(made);
+            Ok(())
+        };
+        if replaces { self.destroy(put) } else { self.update(put) }
+    }
+
+    /// Removes a practitioner's slot from both copies; says whether there was one.
+    ///
+    /// # Errors
+    /// [`KeyslotError::Io`].
+    pub fn remove_vault_slot(&mut self, practitioner: PractitionerId) -> Result<bool, KeyslotError> {
+        if self.contents().slot(practitioner).is_none() {
+            return Ok(false);
+        }
+        self.destroy(|contents| {
+            contents.slots.retain(|slot| slot.practitioner != practitioner);
+            Ok(true)
+        })
+    }
+
+    /// Destroys every slot, the grant and all local keys, e.g. when the lease has expired. The device key stays, so
+    /// that unsent audit can still be sent.
+    ///
+    /// # Errors
+    /// [`KeyslotError::Io`].
+    pub fn destroy_vault(&mut self) -> Result<(), KeyslotError> {
+        self.destroy(|contents| {
+            contents.slots.clear();
+            contents.grant.clear();
+            contents.retain_local_keys(|_, _| false);
+            Ok(())
+        })
+    }
+
+    /// The slots, in the order in which they were made.
+    #[must_use]
+    pub fn vault_slots(&self) -> Vec<SlotStatus> {
+        let status = |slot: &VaultSlot| SlotStatus {
+            practitioner: slot.practitioner,
+            attempts: slot.attempts,
+            closed: slot.wrapped.is_empty(),
+            created_ms: slot.created_ms,
+        };
+        self.contents().slots.iter().map(status).collect()
+    }
+
+    /// Opens the vault with a passphrase. Takes as long as the slot's cost says: not for an async thread.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub fn open_vault(&mut self, practitioner: PractitionerId, passphrase: &str) -> Result<OpeningKey, VaultError> {
+        let slot = self.contents().slot(practitioner).ok_or(VaultError::NoSlot)?.clone();
+        if slot.wrapped.is_empty() {
+            return Err(VaultError::Closed);
+        }
+        if slot.attempts >= ATTEMPTS_MAX {
+            // The power went after the last attempt was counted and before the slot was closed.
+            self.close(practitioner)?;
+            return Err(VaultError::Closed);
+        }
+        let attempts = slot.attempts + 1;
+        // A crash behind this leaves an attempt counted that was perhaps never made, and never the other way round.
+        self.set_attempts(practitioner, attempts)?;
+        let key = match slot_key(self.pepper(), practitioner, slot.cost, &slot.salt, passphrase) {
+            Ok(key) => key,
+            Err(refusal) => {
+                // There was not enough memory: nothing was tried.
+                self.set_attempts(practitioner, slot.attempts)?;
+                return Err(KeyslotError::Refused(refusal).into());
+            }
+        };
+        let seed = key.open(&seed_place(self.contents(), practitioner), &slot.wrapped);
+        if let Some(seed) = seed.ok().and_then(|s| Some(Zeroizing::new(<[u8; 32]>::try_from(s.as_slice()).ok()?))) {
+            if let Err(error) = self.set_attempts(practitioner, 0) {
+                tracing::warn!(%error, "a right passphrase is still counted as an attempt");
+            }
+            return Ok(secret(&seed, OpeningKey::from_seed));
+        }
+        if attempts < ATTEMPTS_MAX {
+            return Err(VaultError::WrongPassphrase { attempts });
+        }
+        self.close(practitioner)?;
+        Err(VaultError::Closed)
+    }
+
+    fn set_attempts(&mut self, practitioner: PractitionerId, attempts: u32) -> Result<(), KeyslotError> {
+        self.update(|contents| {
+            if let Some(slot) = contents.slot_mut(practitioner) {
+                slot.attempts = attempts;
+            }
+            Ok(())
+        })
+    }
+
+    fn close(&mut self, practitioner: PractitionerId) -> Result<(), KeyslotError> {
+        self.destroy(|contents| {
+            if let Some(slot) = contents.slot_mut(practitioner) {
+                slot.wrapped.clear();
+                slot.attempts = ATTEMPTS_MAX;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl From<PassphraseProblem> for KeyslotError {
+    fn from(problem: PassphraseProblem) -> Self {
+        Self::Passphrase(problem)
+    }
+}

@@ -1,0 +1,330 @@
+//! The use case: a question about one person, one of the four answers, and the reveal of what was found.
+//! It must not let an answer or a detail out before its event is on stable storage (invariant 3).
+
+use cpis_protocol::answer::{self, Answer, CannotAnswer, CopyState, CopyStatement, ShownFlag};
+use cpis_protocol::audit::{Act, AuditEvent, Moment, Outcome};
+use cpis_protocol::clock::Reading;
+use cpis_protocol::grant::Badge;
+use cpis_protocol::nhs::{Date, NhsNumber};
+use cpis_protocol::policy::Freshness;
+use cpis_protocol::query::{Query, Token};
+use cpis_protocol::text::Text;
+use serde::Serialize;
+
+use crate::agent::Agent;
+use crate::journal::Priority;
+use crate::phone;
+use crate::replica::Found;
+use crate::vault::Revealable;
+
+/// A question, as typed.
+#[derive(Clone, Default)]
+pub struct Question {
+    /// The NHS number; spaces are allowed.
+    pub number: String,
+    /// The date of birth.
+    pub birth: String,
+    /// Where the person lives, when known: an authority's name or GSS code.
+    pub area: Option<String>,
+    /// The incident or case that the crew works on.
+    pub incident: Option<String>,
+}
+
+impl core::fmt::Debug for Question {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Question([redacted])")
+    }
+}
+
+/// An answer, and the name under which its details may be revealed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Reply {
+    /// One of the four.
+    #[serde(flatten)]
+    pub answer: Answer,
+    /// The position of the look-up in this device's audit chain; absent when nothing was asked of the copy.
+    pub look_up: Option<u64>,
+    /// What a clinician is told, in fixed words.
+    pub words: Vec<String>,
+}
+
+/// The details.
+#[derive(Debug, Clone, Serialize)]
+pub struct Revealed {
+    /// The look-up that they belong to.
+    pub look_up: u64,
+    /// From which copy.
+    pub copy: CopyStatement,
+    /// The plans, active ones first.
+    pub flags: Vec<ShownFlag>,
+    /// The number to ring now, for each flag: `office` or `duty`.
+    pub ring_now: phone::Line,
+    /// What a clinician is told, in fixed words.
+    pub words: Vec<String>,
+    /// Whether the authority is told of this access.
+    pub notifies: bool,
+}
+
+/// Why details were not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RevealError {
+    /// Nobody has unlocked the vault, or the copy may not answer any more.
+    #[error("{}", .0.explain())]
+    CannotAnswer(CannotAnswer),
+    /// There is no such look-up, it found nothing, or its time is over.
+    #[error("that look-up has nothing to reveal, or its time is over: look up again")]
+    NothingToReveal,
+}
+
+/// Everything that a look-up knows before the copy is asked.
+struct Asked {
+    badge: Badge,
+    number: NhsNumber,
+    birth: Date,
+    incident: Text<16>,
+}
+
+/// Asks about one person. Blocks for the memory-hard step and for the disk: not for an async thread.
+pub fn look_up(agent: &Agent, question: &Question) -> Reply {
+    let reading = agent.clock().reading();
+    let Some(badge) = agent.vault().with(reading.boot_ms, |session| session.badge.clone()) else {
+        return refused(CannotAnswer::VaultLocked, None);
+    };
+    let (Ok(number), Ok(birth)) = (question.number.parse::<NhsNumber>(), question.birth.parse::<Date>()) else {
+        return refused(CannotAnswer::InvalidNumber, None);
+    };
+    let incident = Text::lossy(question.incident.as_deref().unwrap_or_default());
+    let asked = Asked { badge, number, birth, incident };
+    let result = search(agent, &asked, question.area.as_deref());
+    let (outcome, reason) = match &result {
+        Ok((Answer::Flagged { .. }, _)) => (Outcome::Flagged, ""),
+        Ok((Answer::NotInThisCopy { .. }, _)) => (Outcome::NotInThisCopy, ""),
+        Ok((Answer::OutOfCoverage { .. }, _)) => (Outcome::OutOfCoverage, ""),
+        Ok((Answer::CannotAnswer { reason }, _)) | Err(reason) => (Outcome::CannotAnswer, reason.code()),
+    };
+    let act = Act::LookUp { number, birth, outcome, reason: Text::lossy(reason) };
+    // From here on the event is durable, or there is no answer.
+    let Ok(look_up) = record(agent, &asked.badge, asked.incident, act) else {
+        return refused(CannotAnswer::AuditCannotBeWritten, None);
+    };
+    match result {
+        Err(reason) => refused(reason, Some(look_up)),
+        Ok((answer, found)) => {
+            if !found.is_empty() {
+                let reveal_ms = u64::from(agent.grant().policy.reveal_s) * 1000;
+                let until_boot_ms = agent.clock().reading().boot_ms.saturating_add(reveal_ms);
+                let details = Revealable { found, until_boot_ms };
+                let kept = agent.vault().with(reading.boot_ms, |s| s.revealable.insert(look_up, details).is_none());
+                if kept.is_none() {
+                    return refused(CannotAnswer::VaultLocked, Some(look_up));
+                }
+            }
+            Reply { words: words_for(&answer), answer, look_up: Some(look_up) }
+        }
+    }
+}
+
+fn refused(reason: CannotAnswer, look_up: Option<u64>) -> Reply {
+    let answer = Answer::CannotAnswer { reason };
+    Reply { words: words_for(&answer), answer, look_up }
+}
+
+fn search(agent: &Agent, asked: &Asked, area: Option<&str>) -> Result<(Answer, Vec<Found>), CannotAnswer> {
+    answer::admit_number(asked.number, agent.trust().root().synthetic)?;
+    // A copy that may not answer is not worth the memory-hard step.
+    admit(agent, agent.clock().reading())?;
+    let parameters = agent.replica().view().head.as_ref().map(|head| head.lookup).ok_or(CannotAnswer::NeverSynced)?;
+    let token =
+        Query::nhs_number(asked.number, asked.birth).token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?;
+    let reading = agent.clock().reading();
+    let (copy, found) = find(agent, &token, reading)?;
+    if !found.is_empty() {
+        return Ok((Answer::Flagged { copy }, found));
+    }
+    if let Some(area) = area {
+        let view = agent.replica().view();
+        let covered = view.reference.find(area).is_some_and(|a| view.feeds.contains_key(&a.code));
+        if !covered {
+            return Ok((Answer::OutOfCoverage { copy, area: area.chars().take(80).collect() }, Vec::new()));
+        }
+    }
+    answer::admit_miss(copy.freshness)?;
+    Ok((Answer::NotInThisCopy { copy }, Vec::new()))
+}
+
+/// Whether the copy may answer now.
+fn admit(agent: &Agent, reading: Reading) -> Result<(i64, Freshness), CannotAnswer> {
+    let view = agent.replica().view();
+    let grant = agent.grant();
+    let state = CopyState {
+        as_at_ms: view.beat.as_ref().map(|beat| beat.issued_ms),
+        verified: view.is_proved(),
+        revoked: agent.is_revoked(),
+        lease_until_ms: grant.lease_until_ms,
+        policy: &grant.policy,
+    };
+    let (age_s, freshness) = answer::admit(&state, &view.clock, reading)?;
+    if view.head.as_ref().is_some_and(|head| head.scope != grant.scope) {
+        // The grant moved the device to another scope whose copy has not arrived yet.
+        return Err(CannotAnswer::NeverSynced);
+    }
+    Ok((age_s, freshness))
+}
+
+/// What the copy says now, under one look at it: the statement and the records belong together.
+fn find(agent: &Agent, token: &Token, reading: Reading) -> Result<(CopyStatement, Vec<Found>), CannotAnswer> {
+    let (age_s, freshness) = admit(agent, reading)?;
+    let view = agent.replica().view();
+    let (Some(beat), Some(head)) = (&view.beat, &view.head) else { return Err(CannotAnswer::NeverSynced) };
+    let now_ms = view.clock.now(reading).ok_or(CannotAnswer::AgeUnknown)?;
+    let mut found = agent
+        .vault()
+        .with(reading.boot_ms, |session| view.find(agent.replica().store(), &session.keys, token))
+        .ok_or(CannotAnswer::VaultLocked)??;
+    for one in &mut found {
+        one.record.flags.retain(|flag| one.record.restricted || flag.is_visible(now_ms));
+    }
+    found.retain(|one| !one.record.flags.is_empty());
+    let copy = CopyStatement {
+        as_at_ms: beat.issued_ms,
+        age_s,
+        freshness,
+        gseq: head.gseq,
+        head: head.hash(),
+        covers: view.covers(),
+    };
+    Ok((copy, found))
+}
+
+/// Shows what a look-up found: the access that the authority is told of.
+///
+/// # Errors
+/// [`RevealError`]; nothing was shown.
+pub fn reveal(agent: &Agent, look_up: u64, incident: Option<&str>) -> Result<Revealed, RevealError> {
+    let reading = agent.clock().reading();
+    let locked = RevealError::CannotAnswer(CannotAnswer::VaultLocked);
+    let (badge, found) = agent
+        .vault()
+        .with(reading.boot_ms, |s| (s.badge.clone(), s.revealable.get(&look_up).map(|d| d.found.clone())))
+        .ok_or(locked)?;
+    let found = found.ok_or(RevealError::NothingToReveal)?;
+    let (age_s, freshness) = admit(agent, reading).map_err(RevealError::CannotAnswer)?;
+    let grant = agent.grant();
+    let incident = Text::lossy(incident.unwrap_or_default());
+    for one in &found {
+        let act = Act::Reveal {
+            look_up,
+            feed: one.feed,
+            blind: one.blind,
+            version: one.version,
+            access_mode: grant.policy.access_mode,
+        };
+        record(agent, &badge, incident, act)
+            .map_err(|()| RevealError::CannotAnswer(CannotAnswer::AuditCannotBeWritten))?;
+    }
+    let view = agent.replica().view();
+    let now_ms = view.clock.now(reading).ok_or(RevealError::CannotAnswer(CannotAnswer::AgeUnknown))?;
+    let (Some(beat), Some(head)) = (&view.beat, &view.head) else { return Err(RevealError::NothingToReveal) };
+    let copy = CopyStatement {
+        as_at_ms: beat.issued_ms,
+        age_s,
+        freshness,
+        gseq: head.gseq,
+        head: head.hash(),
+        covers: view.covers(),
+    };
+    let mut flags = Vec::new();
+    let mut words = Vec::new();
+    for one in &found {
+        for flag in one.record.flags.iter().filter(|flag| one.record.restricted || flag.is_visible(now_ms)) {
+            let authority = view.reference.authority(flag.authority);
+            let text = |pick: fn(&cpis_protocol::head::Authority) -> &String| {
+                authority.map_or_else(|| "Not known".to_owned(), |a| pick(a).clone())
+            };
+            let shown = !one.record.restricted;
+            let flag = ShownFlag {
+                kind: flag.kind,
+                display: if shown { flag.kind.display().into() } else { answer::RESTRICTED.into() },
+                start: flag.start.filter(|_| shown).map(Date::iso),
+                end: flag.end.filter(|_| shown).map(Date::iso),
+                authority: text(|a| &a.name),
+                office_phone: text(|a| &a.office_phone),
+                duty_phone: text(|a| &a.duty_phone),
+            };
+            if flag.kind == cpis_protocol::flag::FlagKind::Ucpp && shown {
+                push_once(&mut words, answer::UNBORN);
+            }
+            if !flags.contains(&flag) {
+                flags.push(flag);
+            }
+        }
+        if one.record.more {
+            push_once(&mut words, "There are further plans that are not shown here: ring the authority.");
+        }
+    }
+    flags.sort_by_key(|flag| flag.end.is_some());
+    if flags.is_empty() {
+        return Err(RevealError::NothingToReveal);
+    }
+    let notifies = grant.policy.access_mode == cpis_protocol::policy::AccessMode::Unscheduled;
+    Ok(Revealed { look_up, copy, flags, ring_now: phone::ring_now(now_ms), words, notifies })
+}
+
+fn push_once(words: &mut Vec<String>, text: &str) {
+    if !words.iter().any(|word| word == text) {
+        words.push(text.to_owned());
+    }
+}
+
+/// Appends an event to the chain and returns its position once it is on stable storage.
+pub(crate) fn record(agent: &Agent, badge: &Badge, incident: Text<16>, act: Act) -> Result<u64, ()> {
+    let event = AuditEvent { practitioner: badge.practitioner, role: badge.role, incident, act };
+    let reading = agent.clock().reading();
+    let moment = {
+        let view = agent.replica().view();
+        Moment {
+            event_ms: view.clock.now(reading).unwrap_or(reading.wall_ms),
+            anchor_ms: view.beat.as_ref().map_or(0, |beat| beat.issued_ms),
+            gseq: view.head.as_ref().map_or(0, |head| head.gseq),
+            head: view.head.as_ref().map_or([0; 32], cpis_protocol::sign::Verified::hash),
+        }
+    };
+    match agent.append(Priority::Routine, &moment, &event) {
+        Ok(seq) => Ok(seq),
+        Err(error) => {
+            tracing::error!(%error, "an audit event could not be written");
+            Err(())
+        }
+    }
+}
+
+/// The words that go with an answer.
+fn words_for(answer: &Answer) -> Vec<String> {
+    let stale = |copy: &CopyStatement| match copy.freshness {
+        Freshness::Fresh => None,
+        Freshness::Ageing => Some("This copy is ageing: connect and update when you can.".to_owned()),
+        Freshness::Stale | Freshness::Locked => {
+            Some("This copy is stale: it was current when last copied, and may have changed since.".to_owned())
+        }
+    };
+    match answer {
+        Answer::Flagged { copy } => {
+            let mut words = vec![
+                "There is a record for this person. Make sure that only staff can see the screen, then reveal it."
+                    .into(),
+            ];
+            words.extend(stale(copy));
+            words
+        }
+        Answer::NotInThisCopy { copy } => {
+            let mut words = vec![answer::NOT_IN_THIS_COPY.to_owned(), answer::NOT_NO_CONCERNS.to_owned()];
+            words.extend(stale(copy));
+            words
+        }
+        Answer::CannotAnswer { reason } => vec![reason.explain().to_owned()],
+        Answer::OutOfCoverage { .. } => vec![
+            "This device does not cover that area, so it cannot say anything about it.".to_owned(),
+            answer::NOT_NO_CONCERNS.to_owned(),
+        ],
+    }
+}

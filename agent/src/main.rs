@@ -1,0 +1,11 @@
+//! The `cpis-agent` program: a thin shell over the library.
+//! It must not hold logic: it parses, runs a command, and turns the result into an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cpis_agent::cli::Cli::parse();
+    cpis_agent::command::run(&cli)
+}

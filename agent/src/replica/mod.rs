@@ -1,0 +1,366 @@
+//! The replica: the verified copy that look-ups are answered from, and the only way it changes.
+//! It must not show a half-applied state, nor touch the last good generation before the next one is proved and durable.
+//!
+//! Every change of a feed writes a whole new generation under a fresh key, proves its state root, flips all feeds in one
+//! commit, and then destroys the old key and drops the old rows: what sled keeps of them on disk opens for nobody.
+//! The index in memory is built in the same pass that proves the state root, so "not there" is as proved as "there".
+
+mod feed;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use cpis_protocol::Refusal;
+use cpis_protocol::cell::Cell;
+use cpis_protocol::clock::{Carrier, Reading, TrustedClock};
+use cpis_protocol::head::{Beat, FeedState, Head, Reference};
+use cpis_protocol::id::{FeedId, ScopeId};
+use cpis_protocol::replica;
+use cpis_protocol::seal::Key;
+use cpis_protocol::sign::Verified;
+use cpis_protocol::sync::pull::{Plan, Source, StagedChunk};
+use cpis_protocol::trust::Trust;
+
+pub use feed::FeedCopy;
+pub use view::{Found, View};
+
+use crate::port::{Generation, GenerationKeys, Store, StoreError};
+use crate::random::OsRandom;
+use feed::{CHUNK_ROWS, ROW_CELLS};
+use view::{NamedRows, StoredBeat, StoredHead};
+
+/// The replica over a store and the keys of its generations.
+pub struct Replica<S, K> {
+    store: S,
+    keys: K,
+    named: NamedRows,
+    view: RwLock<View>,
+    /// Held while anything is being built: there is one writer.
+    building: Mutex<Building>,
+}
+
+impl<S, K> core::fmt::Debug for Replica<S, K> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Replica")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Building {
+    next: Generation,
+    staged: BTreeMap<FeedId, Staged>,
+}
+
+#[derive(Debug)]
+struct Staged {
+    state: FeedState,
+    generation: Generation,
+    key: Key,
+}
+
+impl<S: Store, K: GenerationKeys> Replica<S, K> {
+    /// Opens the replica and proves every feed against the stored head (invariant 5).
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails; damaged content is not an error but a view that cannot answer.
+    pub fn open(store: S, keys: K, trust: &Trust, scope: &ScopeId) -> Result<Self, StoreError> {
+        let named = NamedRows::new(keys.names());
+        let view = Self::load(&store, &keys, &named, trust, scope)?;
+        let highest = keys.generations().into_iter().chain(store.generations()?).max().unwrap_or(0);
+        let building = Mutex::new(Building { next: highest + 1, staged: BTreeMap::new() });
+        let replica = Self { store, keys, named, view: RwLock::new(view), building };
+        // A crash may have left keys and rows that nothing refers to.
+        replica.destroy_unused()?;
+        Ok(replica)
+    }
+
+    fn load(store: &S, keys: &K, named: &NamedRows, trust: &Trust, scope: &ScopeId) -> Result<View, StoreError> {
+        let Some(beat) = named.load::<StoredBeat>(store, "beat")? else { return Ok(View::default()) };
+        let mut view = View { clock: beat.clock, ..View::default() };
+        if beat.beat.is_empty() {
+            return Ok(view);
+        }
+        let read = || -> Result<_, Refusal> {
+            let verified = Beat::verify(&beat.beat, scope, trust, None, None)?;
+            let stored: StoredHead =
+                named.load(store, "head").map_err(|_| Refusal::DoesNotOpen)?.ok_or(Refusal::Truncated)?;
+            let head = Head::verify(&stored.head, &verified.head, scope, trust)?;
+            let bytes = named.load::<Vec<u8>>(store, "reference").map_err(|_| Refusal::DoesNotOpen)?;
+            let reference = Reference::verify(&bytes.unwrap_or_default(), &head.reference)?;
+            Ok((verified, stored, head, reference))
+        };
+        match read() {
+            Ok((verified, stored, head, reference)) => {
+                for state in &head.feeds {
+                    let copy = stored
+                        .generations
+                        .iter()
+                        .find(|(feed, _)| *feed == state.feed)
+                        .and_then(|(_, generation)| keys.get(*generation).map(|key| (*generation, key)))
+                        .and_then(|(generation, key)| FeedCopy::prove(store, generation, key, state).ok());
+                    match copy {
+                        Some(copy) => {
+                            view.feeds.insert(state.feed, copy);
+                        }
+                        None => {
+                            view.damaged.insert(state.feed);
+                        }
+                    }
+                }
+                view.beat = Some(verified);
+                view.head = Some(head);
+                view.reference = reference;
+            }
+            Err(refusal) => {
+                tracing::error!(reason = refusal.code(), "the stored copy does not verify");
+                view.unreadable = true;
+            }
+        }
+        Ok(view)
+    }
+
+    /// The present copy. Holding it keeps its generations readable: a flip waits.
+    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store, for status and look-ups.
+    pub const fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Takes in a beat that confirms the present head: only the age moves.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the age then stays as it was.
+    pub fn confirm(&self, beat: &Verified<Beat>, carrier: Carrier, reading: Reading) -> Result<(), StoreError> {
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clock = self.view().clock;
+        clock.observe(beat.issued_ms, carrier, reading);
+        let row = self.named.seal("beat", &StoredBeat { beat: beat.bytes().to_vec(), clock })?;
+        self.store.commit(&[row])?;
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        view.beat = Some(beat.clone());
+        view.clock = clock;
+        Ok(())
+    }
+
+    /// Keeps the floor of trusted time moving while nothing arrives.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn raise_floor(&self, reading: Reading) -> Result<(), StoreError> {
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let (beat, mut clock) = {
+            let view = self.view();
+            (view.beat.as_ref().map(|beat| beat.bytes().to_vec()), view.clock)
+        };
+        clock.raise_floor(reading);
+        let row = self.named.seal("beat", &StoredBeat { beat: beat.unwrap_or_default(), clock })?;
+        self.store.commit(&[row])?;
+        self.view.write().unwrap_or_else(PoisonError::into_inner).clock = clock;
+        Ok(())
+    }
+
+    /// Takes in a signed time that came without a beat (a grant, a receipt).
+    pub fn observe(&self, signed_ms: i64, carrier: Carrier, reading: Reading) {
+        self.view.write().unwrap_or_else(PoisonError::into_inner).clock.observe(signed_ms, carrier, reading);
+    }
+
+    /// Stores verified chunks as rows of a generation that nothing refers to yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn stage(&self, chunks: Vec<StagedChunk>) -> Result<(), StoreError> {
+        let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        for chunk in chunks {
+            let known = building.staged.get(&chunk.state.feed).is_some_and(|staged| staged.state == chunk.state);
+            if !known {
+                let (generation, key) = self.new_generation(&mut building, chunk.state.feed)?;
+                let staged = Staged { state: chunk.state.clone(), generation, key };
+                building.staged.insert(chunk.state.feed, staged);
+            }
+            let Some(staged) = building.staged.get(&chunk.state.feed) else { continue };
+            let rows = chunk.cells.chunks(ROW_CELLS).zip(chunk.index * CHUNK_ROWS..);
+            let sealed = rows.map(|(cells, row)| feed::seal_row(&staged.key, staged.generation, row, cells));
+            self.store.write_rows(staged.generation, sealed.collect::<Result<_, _>>()?)?;
+        }
+        Ok(())
+    }
+
+    fn new_generation(&self, building: &mut Building, feed: FeedId) -> Result<(Generation, Key), StoreError> {
+        let generation = building.next;
+        building.next += 1;
+        let key = Key::random(&mut OsRandom);
+        // The key is durable before anything under it is: a crash here leaves a key without rows, destroyed at start.
+        self.keys.add(&[(feed, generation, &key)])?;
+        Ok((generation, key))
+    }
+
+    /// Builds the next generation of every changed feed, proves it, and flips all feeds in one commit.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails. The inner error lists the feeds whose result is not what was signed; in
+    /// both cases the old copy keeps answering.
+    pub fn apply(&self, plan: Plan, carrier: Carrier, reading: Reading) -> Result<Result<(), Vec<FeedId>>, StoreError> {
+        let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = BTreeMap::new();
+        let mut wrong = Vec::new();
+        for (state, source) in plan.head.feeds.iter().zip(plan.sources) {
+            match self.build(&mut building, state, source)? {
+                Ok(copy) => {
+                    next.insert(state.feed, copy);
+                }
+                Err(refusal) => {
+                    tracing::error!(feed = %state.feed, reason = refusal.code(), "a feed did not come out as signed");
+                    wrong.push(state.feed);
+                }
+            }
+        }
+        if !wrong.is_empty() {
+            return Ok(Err(wrong));
+        }
+        let reference = match &plan.reference {
+            Some(bytes) => Reference::verify(bytes, &plan.head.reference).ok(),
+            None => Some(self.view().reference.clone()),
+        };
+        let Some(reference) = reference else { return Ok(Err(plan.head.feeds.iter().map(|f| f.feed).collect())) };
+        let mut clock = self.view().clock;
+        clock.observe(plan.beat.issued_ms, carrier, reading);
+        let generations: Vec<_> =
+            plan.head.feeds.iter().map(|f| f.feed).zip(self.generations_of(&plan.head, &next)).collect();
+        let mut rows = vec![
+            self.named.seal("beat", &StoredBeat { beat: plan.beat.bytes().to_vec(), clock })?,
+            self.named.seal("head", &StoredHead { head: plan.head.bytes().to_vec(), generations })?,
+        ];
+        if let Some(bytes) = &plan.reference {
+            rows.push(self.named.seal("reference", bytes)?);
+        }
+        // The flip. Before it the old copy stands, after it the new one; a crash in between leaves one of the two.
+        self.store.commit(&rows)?;
+        {
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            let mut old = std::mem::take(&mut view.feeds);
+            view.feeds = next
+                .into_iter()
+                .filter_map(|(feed, copy)| copy.or_else(|| old.remove(&feed)).map(|copy| (feed, copy)))
+                .collect();
+            view.beat = Some(plan.beat);
+            view.head = Some(plan.head);
+            view.reference = reference;
+            view.clock = clock;
+            view.damaged = BTreeSet::new();
+            view.unreadable = false;
+        }
+        building.staged.clear();
+        drop(building);
+        self.destroy_unused()?;
+        Ok(Ok(()))
+    }
+
+    fn generations_of(&self, head: &Head, next: &BTreeMap<FeedId, Option<FeedCopy>>) -> Vec<Generation> {
+        let view = self.view();
+        let of = |feed: &FeedId| match next.get(feed) {
+            Some(Some(copy)) => copy.generation(),
+            _ => view.feeds.get(feed).map_or(0, FeedCopy::generation),
+        };
+        head.feeds.iter().map(|state| of(&state.feed)).collect()
+    }
+
+    /// One feed's next generation, proved; `None` when the present one stands.
+    fn build(
+        &self,
+        building: &mut Building,
+        state: &FeedState,
+        source: Source,
+    ) -> Result<Result<Option<FeedCopy>, Refusal>, StoreError> {
+        match source {
+            Source::Unchanged => {
+                let view = self.view();
+                let same = view.feeds.get(&state.feed).is_some_and(|copy| copy.state().state_root == state.state_root);
+                Ok(if same { Ok(None) } else { Err(Refusal::WrongStateRoot) })
+            }
+            Source::Staged => {
+                let staged = building.staged.remove(&state.feed).filter(|staged| staged.state == *state);
+                if staged.is_none() && state.count == 0 {
+                    // An empty feed has no chunks to stage.
+                    let (generation, key) = self.new_generation(building, state.feed)?;
+                    return Ok(FeedCopy::prove(&self.store, generation, key, state).map(Some));
+                }
+                let Some(staged) = staged else { return Ok(Err(Refusal::Gap)) };
+                Ok(FeedCopy::prove(&self.store, staged.generation, staged.key, state).map(Some))
+            }
+            Source::Delta(cells) => {
+                let (generation, key) = self.new_generation(building, state.feed)?;
+                let view = self.view();
+                let Some(old) = view.feeds.get(&state.feed) else { return Ok(Err(Refusal::Gap)) };
+                let merged = replica::merge(old.cells(&self.store), replica::changes(&cells));
+                self.write_generation(generation, key, state, merged)
+            }
+        }
+    }
+
+    fn write_generation(
+        &self,
+        generation: Generation,
+        key: Key,
+        state: &FeedState,
+        cells: impl Iterator<Item = Result<Cell, Refusal>>,
+    ) -> Result<Result<Option<FeedCopy>, Refusal>, StoreError> {
+        let mut prover = feed::Prover::default();
+        let mut row_cells = Vec::with_capacity(ROW_CELLS);
+        let mut rows = Vec::new();
+        let mut number = 0;
+        for cell in cells {
+            let cell = match cell {
+                Ok(cell) => cell,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            if let Err(refusal) = prover.push(&cell, state) {
+                return Ok(Err(refusal));
+            }
+            row_cells.push(cell);
+            if row_cells.len() == ROW_CELLS {
+                rows.push(feed::seal_row(&key, generation, number, &row_cells)?);
+                row_cells.clear();
+                number += 1;
+            }
+            if rows.len() == 64 {
+                self.store.write_rows(generation, std::mem::take(&mut rows))?;
+            }
+        }
+        if !row_cells.is_empty() {
+            rows.push(feed::seal_row(&key, generation, number, &row_cells)?);
+        }
+        self.store.write_rows(generation, rows)?;
+        Ok(prover.finish(state, generation, key).map(Some))
+    }
+
+    /// Destroys the keys of every generation that the view does not use, then gives their space back.
+    fn destroy_unused(&self) -> Result<(), StoreError> {
+        let building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keep: Vec<_> = self.view().feeds.values().map(FeedCopy::generation).collect();
+        keep.extend(building.staged.values().map(|staged| staged.generation));
+        // A crash between the two leaves rows that open for nobody.
+        if self.keys.generations().iter().any(|generation| !keep.contains(generation)) {
+            self.keys.retain(&keep)?;
+        }
+        let mut dropped = false;
+        for generation in self.store.generations()? {
+            if !keep.contains(&generation) {
+                self.store.drop_generation(generation)?;
+                dropped = true;
+            }
+        }
+        if dropped { self.store.commit(&[]) } else { Ok(()) }
+    }
+
+    /// The trusted clock.
+    pub fn clock(&self) -> TrustedClock {
+        self.view().clock
+    }
+}
+
+#[cfg(test)]
+mod tests;

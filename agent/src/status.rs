@@ -1,0 +1,183 @@
+//! What the agent says of itself: copy, link, outbox, vault. One shape for the API, the CLI and the page.
+//! It must not hold anything about a person who was looked up.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cpis_protocol::message::Failure;
+use cpis_protocol::policy::{AccessMode, Freshness};
+use cpis_protocol::sync::{pull, push};
+use serde::{Deserialize, Serialize};
+
+/// How far a download is, in cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Fetched and verified.
+    pub done: u64,
+    /// In all.
+    pub total: u64,
+}
+
+/// The link to the server.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// An attempt is under way.
+    pub syncing: bool,
+    /// The download under way.
+    pub progress: Option<Progress>,
+    /// When the copy was last known to equal the newest head, by trusted time.
+    pub last_success_ms: Option<i64>,
+    /// How the last attempt ended; absent before the first.
+    pub last_outcome: Option<String>,
+    /// Why the last upload did not go through.
+    pub upload_problem: Option<String>,
+    /// Attempts since the start.
+    pub attempts: u64,
+}
+
+/// The copy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// The signed instant that it is of.
+    pub as_at_ms: Option<i64>,
+    /// Its age.
+    pub age_s: Option<i64>,
+    /// Its band; absent when it cannot answer at all.
+    pub freshness: Option<Freshness>,
+    /// Why it cannot answer.
+    pub cannot_answer: Option<String>,
+    /// Register sequence.
+    pub gseq: u64,
+    /// Sealed records held.
+    pub records: u64,
+    /// Feeds held.
+    pub feeds: usize,
+    /// Feeds whose content does not match the head.
+    pub damaged: usize,
+    /// Names of the authorities covered.
+    pub covers: Vec<String>,
+    /// When the lease ends.
+    pub lease_until_ms: i64,
+    /// Bytes on disk.
+    pub store_bytes: u64,
+}
+
+/// The outbox.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OutboxStatus {
+    /// Events not acknowledged yet.
+    pub waiting: u64,
+    /// The position of the last event.
+    pub through: u64,
+    /// The position of the last acknowledged event.
+    pub acknowledged: u64,
+    /// When the oldest waiting event happened.
+    pub oldest_ms: Option<i64>,
+    /// `normal`, `warning` or `full`.
+    pub space: String,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// The device's identity.
+    pub device: String,
+    /// The deployment, from the trusted root.
+    pub deployment: String,
+    /// Whether only test numbers live here.
+    pub synthetic: bool,
+    /// Its site.
+    pub site: String,
+    /// Its scope.
+    pub scope: String,
+    /// Whether showing details notifies the authority here.
+    pub access_mode: AccessMode,
+    /// The server's address.
+    pub server: String,
+    /// The server withdrew this device.
+    pub revoked: bool,
+    /// Who has the vault open.
+    pub unlocked_by: Option<String>,
+    /// The copy.
+    pub copy: CopyStatus,
+    /// The link.
+    pub link: LinkStatus,
+    /// The outbox.
+    pub outbox: OutboxStatus,
+}
+
+/// The link's state, shared by the driver and the API.
+#[derive(Debug, Default)]
+pub struct SyncStatus(Mutex<LinkStatus>);
+
+impl SyncStatus {
+    fn lock(&self) -> MutexGuard<'_, LinkStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An attempt begins.
+    pub fn begin(&self) {
+        let mut status = self.lock();
+        status.syncing = true;
+        status.attempts += 1;
+    }
+
+    /// An attempt ended.
+    pub fn finish(&self, outcome: pull::Outcome, now_ms: Option<i64>) {
+        let mut status = self.lock();
+        status.syncing = false;
+        status.progress = None;
+        if outcome == pull::Outcome::UpToDate {
+            status.last_success_ms = now_ms;
+        }
+        status.last_outcome = Some(describe(outcome));
+    }
+
+    /// How far the download is.
+    pub fn set_progress(&self, progress: Option<Progress>) {
+        self.lock().progress = progress;
+    }
+
+    /// How the last upload ended.
+    pub fn set_upload(&self, problem: Option<push::Problem>) {
+        self.lock().upload_problem = problem.map(|problem| match problem {
+            push::Problem::Failed(failure) => describe_failure(failure).into(),
+            push::Problem::Refused(refusal) => format!("the receipt was refused: {refusal}"),
+        });
+    }
+
+    /// A copy of the state.
+    pub fn get(&self) -> LinkStatus {
+        self.lock().clone()
+    }
+}
+
+/// How an attempt ended, in words.
+#[must_use]
+pub fn describe(outcome: pull::Outcome) -> String {
+    match outcome {
+        pull::Outcome::UpToDate => "up to date".into(),
+        pull::Outcome::Failed(failure) => describe_failure(failure).into(),
+        pull::Outcome::Refused(refusal) => format!("refused ({}): {refusal}", refusal.code()),
+        pull::Outcome::StoreFailed => "the new copy could not be stored: is the disk full?".into(),
+    }
+}
+
+/// A failure in words.
+#[must_use]
+pub const fn describe_failure(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Offline => "no connection to the server",
+        Failure::NotTheServer => {
+            "something between here and the server answers in its place: a sign-in page or a proxy"
+        }
+        Failure::Retry(_) => "the server asks to come back later",
+        Failure::NotFound => "the server does not have that yet",
+        Failure::TooLarge => "the server finds the request too large",
+        Failure::EndlessReply => "the reply is longer than an honest one can be",
+        Failure::Unauthorised => "the server does not accept this device",
+        Failure::Revoked => "this device has been withdrawn from use",
+        Failure::Refused => "the server refuses the request",
+    }
+}

@@ -1,0 +1,184 @@
+//! The way to the server: HTTPS with mutual TLS 1.3, pinned to the deployment's own authority. The home of reqwest and rustls.
+//! It must not follow redirects, trust the platform's certificate store, or read a longer reply than an honest one has.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cpis_protocol::message::{Failure, REASON_HEADER, Request, classify};
+use cpis_protocol::sign::Signer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::time_provider::TimeProvider;
+
+use crate::port::{Clock, Transport};
+
+/// The transport could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The device's certificate or key, or the authority's certificate, is not usable.
+    #[error("TLS could not be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The HTTP client could not be made.
+    #[error("the HTTP client could not be made: {0}")]
+    Client(#[from] reqwest::Error),
+    /// The server's address is not an `https://` URL.
+    #[error("the server's address must begin with https://")]
+    NotHttps,
+}
+
+/// Who the device is to the server.
+#[derive(Debug)]
+pub struct Identity<'a> {
+    /// The device key.
+    pub signer: &'a Signer,
+    /// Its certificate, DER.
+    pub certificate: &'a [u8],
+}
+
+/// HTTPS to one server.
+pub struct HttpTransport {
+    client: reqwest::Client,
+    base: String,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl core::fmt::Debug for HttpTransport {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "HttpTransport({})", self.base)
+    }
+}
+
+/// Certificates are judged by the later of wall clock and floor of trusted time: a clock that lost its battery must not
+/// cut the device off for ever.
+struct FlooredTime {
+    clock: Arc<dyn Clock>,
+    floor_ms: i64,
+}
+
+impl core::fmt::Debug for FlooredTime {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("FlooredTime")
+    }
+}
+
+impl TimeProvider for FlooredTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let ms = self.clock.reading().wall_ms.max(self.floor_ms);
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(u64::try_from(ms).ok()?)))
+    }
+}
+
+/// The one explicit provider: aws-lc-rs, hybrid post-quantum key exchange first.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+impl HttpTransport {
+    /// Connects lazily to `url`; without an identity only enrolment works.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn new(
+        url: &str,
+        authority: &[u8],
+        identity: Option<&Identity<'_>>,
+        clock: Arc<dyn Clock>,
+        floor_ms: i64,
+    ) -> Result<Self, TransportError> {
+        if !url.starts_with("https://") {
+            return Err(TransportError::NotHttps);
+        }
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from(authority.to_vec()))?;
+        let config = rustls::ClientConfig::builder_with_details(provider(), Arc::new(FlooredTime { clock, floor_ms }))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots);
+        let config = match identity {
+            None => config.with_no_client_auth(),
+            Some(identity) => {
+                let chain = vec![CertificateDer::from(identity.certificate.to_vec())];
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.signer.pkcs8().to_vec()));
+                config.with_client_auth_cert(chain, key)?
+            }
+        };
+        let mut client = reqwest::Client::builder()
+            .tls_backend_preconfigured(config)
+            .https_only(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(15))
+            .read_timeout(Duration::from_secs(60))
+            .pool_idle_timeout(Duration::from_secs(330));
+        if is_loopback(url) {
+            client = client.no_proxy();
+        }
+        let base = url.trim_end_matches('/').to_owned();
+        Ok(Self { client: client.build()?, base, received: AtomicU64::new(0), sent: AtomicU64::new(0) })
+    }
+
+    /// Bytes of bodies received and sent.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = url.trim_start_matches("https://");
+    host.starts_with("localhost") || host.starts_with("127.") || host.starts_with("[::1]")
+}
+
+impl Transport for HttpTransport {
+    async fn send(&self, request: Request) -> Result<Vec<u8>, Failure> {
+        let url = format!("{}{}", self.base, request.path());
+        let limit = request.reply_bytes_max();
+        let builder = match request.body() {
+            None => self.client.get(url),
+            Some(body) => {
+                self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
+                self.client.post(url).header("content-type", "application/octet-stream").body(body.to_vec())
+            }
+        };
+        let mut response = builder.send().await.map_err(|error| failure(&error))?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            let retry_after_s = header("retry-after").and_then(|text| text.parse().ok());
+            return Err(classify(status, header(REASON_HEADER), retry_after_s));
+        }
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(|error| failure(&error))? {
+            if body.len() + part.len() > limit {
+                return Err(Failure::EndlessReply);
+            }
+            body.extend_from_slice(&part);
+        }
+        self.received.fetch_add(body.len() as u64, Ordering::Relaxed);
+        Ok(body)
+    }
+}
+
+/// Something that speaks TLS with another certificate, or no TLS at all, is not the server.
+fn failure(error: &reqwest::Error) -> Failure {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+            return match tls {
+                rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_) => Failure::NotTheServer,
+                _ => Failure::Offline,
+            };
+        }
+        source = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .map(|inner| inner as &(dyn std::error::Error + 'static))
+            .or_else(|| cause.source());
+    }
+    Failure::Offline
+}
+
+/// Makes the provider the process's own, for clients that name none.
+pub fn install_provider() {
+    // The second call finds the first one's provider in place, which is the same.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

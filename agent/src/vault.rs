@@ -1,0 +1,108 @@
+//! The open vault: who unlocked it, the feed keys while it is open, and the details that may still be revealed.
+//! It must not outlive its idle time, and must not leave a key in memory after locking.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cpis_protocol::Refusal;
+use cpis_protocol::grant::{Badge, FeedKeys, Grant};
+use cpis_protocol::seal::OpeningKey;
+
+use crate::replica::Found;
+
+/// Details found by a look-up, until they are revealed or the time is over.
+#[derive(Debug)]
+pub struct Revealable {
+    /// The records found.
+    pub found: Vec<Found>,
+    /// Milliseconds of boot time after which they may not be revealed.
+    pub until_boot_ms: u64,
+}
+
+/// An unlocked vault. Its drop zeroises every key.
+#[derive(Debug)]
+pub struct Session {
+    /// Who unlocked it, from the signed badge.
+    pub badge: Badge,
+    /// The feed keys.
+    pub keys: FeedKeys,
+    /// Found details by the position of their look-up in the audit chain.
+    pub revealable: BTreeMap<u64, Revealable>,
+    opening: OpeningKey,
+    idle_ms: u64,
+    last_used_boot_ms: u64,
+}
+
+impl Session {
+    /// The vault's private half, for wrapping it in another practitioner's slot.
+    #[must_use]
+    pub const fn opening(&self) -> &OpeningKey {
+        &self.opening
+    }
+}
+
+/// The vault of the device: open or not.
+#[derive(Debug, Default)]
+pub struct Vault(Mutex<Option<Session>>);
+
+impl Vault {
+    /// Opens the feed keys of a grant for a practitioner. An earlier session ends.
+    ///
+    /// # Errors
+    /// [`Refusal::DoesNotOpen`] when the grant was sealed to another vault.
+    pub fn open(&self, badge: Badge, opening: OpeningKey, grant: &Grant, boot_ms: u64) -> Result<(), Refusal> {
+        let keys = grant.open_keys(&opening)?;
+        let idle_ms = u64::from(grant.policy.idle_lock_s) * 1000;
+        let session =
+            Session { badge, keys, revealable: BTreeMap::new(), opening, idle_ms, last_used_boot_ms: boot_ms };
+        *self.lock_state() = Some(session);
+        Ok(())
+    }
+
+    /// Ends the session; the badge tells whose it was.
+    pub fn close(&self) -> Option<Badge> {
+        self.lock_state().take().map(|session| session.badge.clone())
+    }
+
+    /// Ends the session if nobody has used it for too long.
+    pub fn close_if_idle(&self, boot_ms: u64) -> Option<Badge> {
+        let mut state = self.lock_state();
+        let idle = state.as_ref().is_some_and(|s| boot_ms.saturating_sub(s.last_used_boot_ms) >= s.idle_ms);
+        if idle { state.take().map(|session| session.badge.clone()) } else { None }
+    }
+
+    /// Opens the keys of a newer grant while somebody works; a badge that is gone from it ends the session.
+    pub fn renew(&self, grant: &Grant, now_ms: i64) {
+        let mut state = self.lock_state();
+        let Some(session) = state.as_mut() else { return };
+        match (grant.badge(&session.badge.practitioner, now_ms), grant.open_keys(&session.opening)) {
+            (Some(badge), Ok(keys)) => {
+                session.badge = badge.clone();
+                session.keys = keys;
+                session.idle_ms = u64::from(grant.policy.idle_lock_s) * 1000;
+            }
+            _ => *state = None,
+        }
+    }
+
+    /// Runs `work` on the open session and counts as use. `None` when locked, or idle for too long.
+    pub fn with<R>(&self, boot_ms: u64, work: impl FnOnce(&mut Session) -> R) -> Option<R> {
+        let mut state = self.lock_state();
+        let session = state.as_mut()?;
+        if boot_ms.saturating_sub(session.last_used_boot_ms) >= session.idle_ms {
+            return None;
+        }
+        session.last_used_boot_ms = boot_ms;
+        session.revealable.retain(|_, details| boot_ms < details.until_boot_ms);
+        Some(work(session))
+    }
+
+    /// Who has it open, without counting as use.
+    pub fn holder(&self) -> Option<Badge> {
+        self.lock_state().as_ref().map(|session| session.badge.clone())
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, Option<Session>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,8 +1,8 @@
 //! Files that survive a power cut: whole-file replacement, directories, reservation, locks, checksum.
 //! The only home of `rustix` file calls; it must not know what the bytes mean.
 //!
-//! A whole file is replaced in four steps: write `NAME.new`, fsync it, rename it to `NAME`, fsync the directory. A crash
-//! before the rename leaves the old file and a stray `.new`; after it, the old or the new one, each of them whole.
+//! A whole file is replaced in four steps: write `NAME.new`, fsync it, rename it to `NAME`, fsync the directory. A
+//! crash before the rename leaves the old file and a stray `.new`; after it, the old or the new one, each of them whole.
 //! Directories are 0700 and files 0600; a symbolic link as the last part of a path is refused.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};

@@ -152,7 +152,8 @@ pub async fn enrol(
         // What an earlier attempt left before it had a keyslot file belongs to a device that nobody knows.
         discard(&directory.join(agent::DEVICE_SECRET))?;
         discard(&directory.join(STAGED))?;
-        discard(&directory.join(agent::JOURNAL))?;
+        // A journal may hold the only copy of events that were never uploaded: it is set aside, never deleted.
+        set_aside(&directory.join(agent::JOURNAL))?;
         let secret = DeviceSecret::create_file(&directory.join(agent::DEVICE_SECRET), &mut OsRandom)?;
         Journal::create(&directory.join(agent::JOURNAL), device, ChainId(OsRandom::bytes()?), Options::default())?;
         // Until the slot is in it, the file is under another name: a crash leaves a directory to enrol again.
@@ -167,11 +168,19 @@ pub async fn enrol(
 }
 
 fn discard(path: &Path) -> std::io::Result<()> {
-    let result = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
-    match result {
+    match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Renames a directory to the first free name beside it.
+fn set_aside(path: &Path) -> std::io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let free = (1u32..).map(|n| path.with_extension(format!("before-{n}"))).find(|aside| !aside.exists());
+    free.map_or(Ok(()), |aside| std::fs::rename(path, aside))
 }
 
 fn follow_roots(mut trust: Trust, reply: &[u8]) -> Result<(Trust, EnrolReply), Refusal> {

@@ -7,7 +7,7 @@ use cpis_protocol::id::FeedId;
 use cpis_protocol::seal::Key;
 
 use crate::device_secret::DeviceSecret;
-use crate::keyslot::{Keyslot, KeyslotError};
+use crate::keyslot::{Keyslot, KeyslotError, secret};
 use crate::port::{Generation, GenerationKeys, StoreError};
 
 /// The keyslot file, shared by the agent and its replica.
@@ -33,7 +33,7 @@ fn failed(error: &KeyslotError) -> StoreError {
 
 /// A second copy of a key, for the one place that works with it; zeroised like the first.
 fn copy(key: &Key) -> Key {
-    Key::from_bytes(*key.expose())
+    secret(key.expose(), Key::from_bytes)
 }
 
 impl GenerationKeys for LocalKeys {

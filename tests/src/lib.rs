@@ -1,1 +1,8 @@
-//! Placeholder.
+//! System tests of CP-IS Edge: a harness over the real programs, a file system that forgets unsynced writes, and the
+//! demonstration. It must not reach into the products for anything that a user could not do.
+
+pub mod bench;
+pub mod lossyfs;
+pub mod process;
+pub mod publisher;
+pub mod site;

@@ -13,7 +13,7 @@ use cpis_protocol::id::{ChainId, DeviceId};
 #[non_exhaustive]
 pub enum JournalError {
     /// There is no journal. It is not made silently, because that would hide the loss of one.
-    #[error("there is no audit journal in {}: enrol this device, or restore the directory that was there", .0.display())]
+    #[error("there is no audit journal in {}: enrol this device, or restore the directory", .0.display())]
     Missing(PathBuf),
     /// There is one already.
     #[error("there is an audit journal in {} already: it is not overwritten", .0.display())]

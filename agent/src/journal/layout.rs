@@ -78,7 +78,7 @@ pub(super) fn clear_staged(dir: &Path) -> io::Result<usize> {
     Ok(cleared)
 }
 
-/// Deletes a chain of which every link is covered. It is renamed first, so that a crash leaves it whole or to be cleared.
+/// Deletes a chain of which every link is covered. It is renamed first, so that a crash leaves it whole or staged.
 pub(super) fn discard_chain(dir: &Path) -> io::Result<()> {
     let mut staged = dir.as_os_str().to_owned();
     staged.push(durable::STAGED_ENDING);

@@ -122,7 +122,7 @@ impl Writer {
         }
     }
 
-    /// Nothing of this group, nor of what was chained to it meanwhile, may count: the tip falls back to the durable one.
+    /// Nothing of this group, nor of what was chained to it meanwhile, counts: the tip falls back to the durable one.
     fn fail(&self, error: &JournalError, replies: impl Iterator<Item = Reply>) {
         let mut state = self.shared.lock();
         let queued = std::mem::take(&mut state.queue);

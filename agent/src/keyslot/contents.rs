@@ -215,7 +215,7 @@ impl Contents {
 }
 
 /// Makes a key type from bytes through a copy that is zeroised.
-pub(super) fn secret<T>(bytes: &[u8; 32], make: impl FnOnce([u8; 32]) -> T) -> T {
+pub(crate) fn secret<T>(bytes: &[u8; 32], make: impl FnOnce([u8; 32]) -> T) -> T {
     let mut copy = *bytes;
     let made = make(copy);
     copy.zeroize();

@@ -10,7 +10,7 @@
 //! | 9 | 1 | flags: 1 = the other slot still holds what was destroyed and must be overwritten |
 //! | 10 | 8 | generation; the slot with the higher one counts |
 //! | 18 | 4 | length of the sealed body: 61,480 |
-//! | 22 | 61,480 | body, padded to [`BODY_BYTES`], XChaCha20-Poly1305 under the device's key, bound to the 22 bytes before |
+//! | 22 | 61,480 | body, padded to [`BODY_BYTES`], XChaCha20-Poly1305 under the device key, bound to the 22 bytes before |
 //! | 61,502 | 4,030 | zeros |
 //! | 65,532 | 4 | CRC-32 of the 65,532 bytes before |
 

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use cpis_protocol::Refusal;
 use cpis_protocol::seal::Key;
 
+pub(crate) use self::contents::secret;
 pub use self::contents::{Contents, LOCAL_KEYS_MAX, VAULT_SLOTS_MAX};
 use self::format::{BadSlot, FILE_BYTES, FLAG_SCRUB, Opened, SLOT_BYTES};
 pub use self::passphrase::{CHARACTERS_MIN, DIGITS_MIN, PassphraseProblem, check_passphrase};

@@ -14,7 +14,8 @@ pub enum PassphraseProblem {
     TooShort,
     /// Digits only, and fewer than [`DIGITS_MIN`]: all of them can be tried in days.
     #[error(
-        "a number of fewer than {DIGITS_MIN} digits is a PIN, and this device has no chip that counts attempts: use four words, or at least {DIGITS_MIN} digits"
+        "a number of fewer than {DIGITS_MIN} digits is a PIN, and this device has no chip that counts attempts: \
+         use four words, or at least {DIGITS_MIN} digits"
     )]
     DigitsOnly,
     /// One character again and again.

@@ -361,6 +361,3 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         self.view().clock
     }
 }
-
-#[cfg(test)]
-mod tests;

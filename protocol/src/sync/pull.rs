@@ -1,7 +1,8 @@
 //! The way from "is there something new?" to one verified plan that flips all feeds at once.
 //! It must not let anything through that is not verified, nor give up the present head before the next is whole.
 //!
-//! Order (design section 5): grant and next root when due, beat, head, reference data, then manifests, deltas and chunks, then apply.
+//! Order (design section 5): grant and next root when due, beat, head, reference data, then manifests, deltas and
+//! chunks, then apply.
 //! A target head is pinned until it is complete; a broken download goes on at the next object.
 
 use alloc::boxed::Box;

@@ -1,0 +1,128 @@
+//! A small honest publisher in memory: register, cells, manifests, signed heads and beats, receipts.
+//! It must not misbehave by itself: failures are the network's, which is the driver's.
+
+use std::collections::BTreeMap;
+
+use cpis_protocol::audit::{Batch, Receipt, Tip};
+use cpis_protocol::codec;
+use cpis_protocol::digest::{Hash, sha256};
+use cpis_protocol::id::UnixMs;
+use cpis_protocol::message::{Failure, Request};
+use cpis_protocol::sign::{Kind, PublicKey};
+
+use crate::common::feed::FeedLog;
+use crate::common::ok;
+use crate::common::world::{self, AUTHORITY, BEAT, DEVICE, PUBLISHER, RECEIPT, framed};
+
+/// The register's outward side.
+pub(crate) struct Publisher {
+    pub(crate) feeds: Vec<FeedLog>,
+    pub(crate) roots: BTreeMap<u32, Vec<u8>>,
+    pub(crate) heads: BTreeMap<Hash, Vec<u8>>,
+    pub(crate) beats: Vec<Vec<u8>>,
+    pub(crate) current: Vec<u8>,
+    pub(crate) beat_key: u8,
+    pub(crate) publisher_key: u8,
+    gseq: u64,
+    grant: u64,
+}
+
+impl Publisher {
+    pub(crate) fn new(feeds: Vec<FeedLog>) -> Self {
+        let mut publisher = Self {
+            feeds,
+            roots: BTreeMap::from([(1, world::signed_root(&world::root(1), &[1, 2]))]),
+            heads: BTreeMap::new(),
+            beats: Vec::new(),
+            current: Vec::new(),
+            beat_key: BEAT,
+            publisher_key: PUBLISHER,
+            gseq: 0,
+            grant: 1,
+        };
+        publisher.publish();
+        publisher
+    }
+
+    /// Signs a head over every feed as it is now.
+    pub(crate) fn publish(&mut self) {
+        self.gseq += 1;
+        let states = self.feeds.iter().map(FeedLog::state).collect();
+        let head = world::head(self.gseq, states);
+        self.current = framed(Kind::Head, &ok(codec::encode(&head)), &[self.publisher_key]);
+        self.heads.insert(sha256(&self.current), self.current.clone());
+    }
+
+    /// A new root that replaces the keys of heads and beats, and the present head signed again.
+    pub(crate) fn rotate(&mut self, beat: u8, publisher: u8, expires_ms: UnixMs) {
+        let version = self.roots.len() as u32 + 1;
+        let mut root = world::root(version);
+        root.expires_ms = expires_ms;
+        root.roles[0].keys = vec![world::signer(publisher).public_key()];
+        root.roles[1].keys = vec![world::signer(beat).public_key()];
+        self.roots.insert(version, world::signed_root(&root, &[1, 2]));
+        (self.beat_key, self.publisher_key) = (beat, publisher);
+        self.publish();
+    }
+
+    /// A new grant of the same feeds.
+    pub(crate) fn grant_bytes(&self) -> Vec<u8> {
+        let feeds: Vec<_> = self.feeds.iter().map(|f| (f.place.feed.as_str(), f.place.epoch)).collect();
+        framed(Kind::Grant, &ok(codec::encode(&world::grant(self.grant, &feeds))), &[AUTHORITY])
+    }
+
+    /// The honest answer.
+    pub(crate) fn answer(&mut self, request: &Request, now_ms: UnixMs) -> Result<Vec<u8>, Failure> {
+        let found = match request {
+            Request::Grant => Some(self.grant_bytes()),
+            Request::Beat(_) => {
+                let beat = world::beat(self.gseq, &self.current, now_ms);
+                let bytes = framed(Kind::Beat, &ok(codec::encode(&beat)), &[self.beat_key]);
+                self.beats.push(bytes.clone());
+                Some(bytes)
+            }
+            Request::Head(hash) => self.heads.get(hash).cloned(),
+            Request::Reference(_) => Some(ok(world::reference().encode())),
+            Request::Root(version) => self.roots.get(version).cloned(),
+            Request::Delta { feed, epoch, from, to } => self.feed(feed.as_str(), *epoch)?.delta(*from, *to),
+            Request::Manifest { feed, epoch, seq } => self.feed(feed.as_str(), *epoch)?.manifest(*seq),
+            Request::Chunk { feed, epoch, seq, index } => self.feed(feed.as_str(), *epoch)?.chunk(*seq, *index),
+            Request::Enrol(_) | Request::Audit(_) => return Err(Failure::Refused),
+        };
+        found.ok_or(Failure::NotFound)
+    }
+
+    fn feed(&self, feed: &str, epoch: u64) -> Result<&FeedLog, Failure> {
+        let found = self.feeds.iter().find(|f| f.place.feed.as_str() == feed && f.place.epoch == epoch);
+        found.ok_or(Failure::NotFound)
+    }
+}
+
+/// The server's side of the audit upload: one row, moved only by links that verify.
+pub(crate) struct Ledger {
+    pub(crate) tip: Tip,
+    /// How often each position was inserted.
+    pub(crate) inserted: Vec<u64>,
+    key: PublicKey,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Self {
+        let tip = Tip::start(&world::device(), world::chain());
+        Self { tip, inserted: Vec::new(), key: world::signer(DEVICE).public_key() }
+    }
+
+    /// Takes what is exactly next, ignores what it has, and says how far it got.
+    pub(crate) fn take(&mut self, body: &[u8]) -> Vec<u8> {
+        let batch = ok(Batch::from_bytes(body));
+        let known = self.tip.seq.saturating_sub(batch.after.seq);
+        if batch.after.seq <= self.tip.seq {
+            for link in batch.links.iter().skip(known as usize) {
+                self.tip = ok(self.tip.verify(&batch.device, &self.key, link));
+                self.inserted.push(self.tip.seq);
+            }
+        }
+        let receipt = Receipt { device: batch.device, through: self.tip, issued_ms: world::T0 };
+        framed(Kind::Receipt, &ok(codec::encode(&receipt)), &[RECEIPT])
+    }
+}

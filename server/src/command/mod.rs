@@ -1,0 +1,93 @@
+//! The commands, one file for each group: arguments in, library called, result printed.
+//! A command must not do what the library should.
+
+pub(crate) mod audit;
+pub(crate) mod bundle;
+pub(crate) mod device;
+pub(crate) mod failure;
+pub(crate) mod init;
+pub(crate) mod practitioner;
+pub(crate) mod register;
+pub(crate) mod root;
+pub(crate) mod scope;
+pub(crate) mod serve;
+pub(crate) mod site;
+pub(crate) mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use cpis_protocol::id::UnixMs;
+use cpis_server::clock::{Clock as _, SystemClock};
+use cpis_server::home::Home;
+use cpis_server::publish::{self, Published, Step};
+use failure::Failure;
+
+use crate::cli::{Cli, Command};
+use crate::output::Output;
+use crate::progress::Progress;
+
+/// What every command gets.
+pub(crate) struct Context<'a> {
+    pub(crate) dir: PathBuf,
+    pub(crate) out: &'a Output,
+}
+
+impl Context<'_> {
+    /// Opens the server's directory.
+    pub(crate) fn home(&self) -> anyhow::Result<Home> {
+        Ok(Home::open(&self.dir)?)
+    }
+}
+
+/// The present.
+pub(crate) fn now_ms() -> UnixMs {
+    SystemClock.now_ms()
+}
+
+/// Runs the command of the command line.
+pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
+    let context = Context { dir: cli.dir, out };
+    match cli.command {
+        Command::Init(args) => init::run(&context, &args),
+        Command::Root(command) => root::run(&context, command),
+        Command::Synthesise(args) => register::synthesise(&context, args),
+        Command::Ingest(args) => register::ingest(&context, &args),
+        Command::Scope(command) => scope::run(&context, command),
+        Command::Site(command) => site::run(&context, command),
+        Command::Device(command) => device::run(&context, command),
+        Command::Practitioner(command) => practitioner::run(&context, command),
+        Command::Audit(command) => return audit::run(&context, &command),
+        Command::Bundle(args) => bundle::run(&context, &args),
+        Command::Serve(args) => serve::run(&context, &args),
+        Command::Status => status::run(&context),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Publishes what changed, with progress.
+pub(crate) fn publish(context: &Context<'_>, home: &Home) -> anyhow::Result<Published> {
+    let mut tokens = Progress::start(*context.out, "computing look-up tokens", 0);
+    let mut cells = None;
+    let total = std::cell::Cell::new(0);
+    let published = publish::publish(&home.store, &home.keys, now_ms(), &mut |step| match step {
+        Step::Tokens { done, total: all } => {
+            total.set(all);
+            tokens.at(done, all);
+        }
+        Step::Persons(done) => {
+            let bar = cells.get_or_insert_with(|| Progress::start(*context.out, "sealing records", total.get()));
+            bar.at(done, total.get().max(done));
+        }
+    })?;
+    tokens.finish();
+    if let Some(cells) = cells {
+        cells.finish();
+    }
+    Ok(published)
+}
+
+/// An argument that does not name anything.
+pub(crate) fn unknown(what: &str, name: &str, list: &str) -> anyhow::Error {
+    Failure::usage(format!("there is no {what} {name}"), format!("cpis-server {list} shows those that are there")).into()
+}

@@ -1,0 +1,87 @@
+//! `practitioner`: who may unlock devices, and where.
+
+use clap::Subcommand;
+use cpis_protocol::grant::Badge;
+use cpis_protocol::id::{PractitionerId, SiteId};
+use cpis_protocol::text::Text;
+use cpis_server::clock::iso;
+use cpis_server::port::{Fleet as _, PractitionerRow, Store as _, StoreError};
+use serde_json::json;
+
+use super::failure::Failure;
+use super::{Context, now_ms, unknown};
+use crate::output::table;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PractitionerCommand {
+    /// Add a practitioner, or change the badge and add sites
+    #[command(after_help = "Example:
+  cpis-server practitioner add PARA001 --name 'A. Crew' --role R1070 --site rotherham --site sheffield
+
+Devices get the badge with their next grant.")]
+    Add {
+        /// Identity, e.g. an SDS user id, at most 16 characters
+        id: PractitionerId,
+        /// The name shown on screen, at most 40 characters
+        #[arg(long)]
+        name: Text<40>,
+        /// The job role code
+        #[arg(long, default_value = "R1070")]
+        role: Text<8>,
+        /// A site where the badge is good; once for each
+        #[arg(long = "site", required = true)]
+        sites: Vec<SiteId>,
+        /// Days for which the badge is good
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
+        valid_days: u16,
+    },
+    /// List the practitioners
+    #[command(after_help = "Example:\n  cpis-server practitioner list")]
+    List,
+}
+
+pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow::Result<()> {
+    let home = context.home()?;
+    match command {
+        PractitionerCommand::Add { id, name, role, sites, valid_days } => {
+            if id.is_empty() || name.is_empty() {
+                return Err(Failure::usage("identity and name must not be empty", "practitioner add --help").into());
+            }
+            let known = home.store.read::<_, StoreError>(|tx| tx.sites())?;
+            if let Some(wrong) = sites.iter().find(|site| !known.iter().any(|row| row.site == **site)) {
+                return Err(unknown("site", wrong.as_str(), "site list"));
+            }
+            let valid_until_ms = now_ms() + i64::from(valid_days) * 86_400_000;
+            let row = PractitionerRow { badge: Badge { practitioner: id, name, role, valid_until_ms }, sites };
+            home.store.write::<_, StoreError>(|tx| tx.put_practitioner(&row))?;
+            let text = format!("Practitioner {id} may unlock devices until {}.", iso(valid_until_ms));
+            context.out.result(&value(&row), &text);
+        }
+        PractitionerCommand::List => {
+            let rows = home.store.read::<_, StoreError>(|tx| tx.practitioners())?;
+            let values: Vec<_> = rows.iter().map(value).collect();
+            let head = ["PRACTITIONER", "NAME", "ROLE", "VALID UNTIL", "SITES"];
+            let mut lines = vec![head.map(str::to_owned).to_vec()];
+            lines.extend(rows.iter().map(|row| {
+                let badge = &row.badge;
+                let sites: Vec<String> = row.sites.iter().map(ToString::to_string).collect();
+                vec![
+                    badge.practitioner.to_string(),
+                    badge.name.to_string(),
+                    badge.role.to_string(),
+                    iso(badge.valid_until_ms),
+                    sites.join(" "),
+                ]
+            }));
+            context.out.result(&values, &table(&lines));
+        }
+    }
+    Ok(())
+}
+
+fn value(row: &PractitionerRow) -> serde_json::Value {
+    json!({
+        "practitioner": row.badge.practitioner.as_str(), "name": row.badge.name.as_str(),
+        "role": row.badge.role.as_str(), "valid_until": iso(row.badge.valid_until_ms), "sites": row.sites,
+    })
+}

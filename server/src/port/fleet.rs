@@ -1,0 +1,175 @@
+//! The fleet's tables: sites, practitioners, invitations and devices.
+//! It must not hold a code or a private key: of an invitation only the hash is here.
+
+use cpis_protocol::digest::Hash;
+use cpis_protocol::grant::Badge;
+use cpis_protocol::id::{DeviceId, PractitionerId, RegisterSeq, ScopeId, SiteId, UnixMs};
+use cpis_protocol::policy::Policy;
+use cpis_protocol::seal::SealingKey;
+use cpis_protocol::sign::PublicKey;
+
+use super::StoreError;
+
+/// Where devices are used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteRow {
+    /// The site.
+    pub site: SiteId,
+    /// Its policy, as signed into grants.
+    pub policy: Policy,
+    /// How long a grant is good.
+    pub lease_s: u32,
+}
+
+/// A practitioner's badge and the sites where it is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PractitionerRow {
+    /// What the device is told.
+    pub badge: Badge,
+    /// Where.
+    pub sites: Vec<SiteId>,
+}
+
+/// An invitation, without its code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvitationRow {
+    /// SHA-256 of the code.
+    pub code_hash: Hash,
+    /// The scope that the device will get.
+    pub scope: ScopeId,
+    /// The site.
+    pub site: SiteId,
+    /// The version of the root that it carries.
+    pub root_version: u32,
+    /// When it was made.
+    pub made_ms: UnixMs,
+    /// When it ends.
+    pub expires_ms: UnixMs,
+    /// Attempts left.
+    pub attempts_left: u8,
+    /// Who used it.
+    pub used_by: Option<DeviceId>,
+}
+
+/// Whether a device may ask for anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceState {
+    /// It may.
+    Active,
+    /// It may not, and is told so.
+    Revoked,
+}
+
+/// One enrolled device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRow {
+    /// The device.
+    pub device: DeviceId,
+    /// Its signing key.
+    pub device_key: PublicKey,
+    /// Its vault's key.
+    pub vault_key: SealingKey,
+    /// Its site.
+    pub site: SiteId,
+    /// Its scope.
+    pub scope: ScopeId,
+    /// Who set it up.
+    pub practitioner: PractitionerId,
+    /// Whether it may ask.
+    pub state: DeviceState,
+    /// Serial number of its newest certificate.
+    pub serial: Vec<u8>,
+    /// End of its newest certificate.
+    pub certificate_until_ms: UnixMs,
+    /// When it was enrolled.
+    pub enrolled_at_ms: UnixMs,
+    /// When it last asked for anything.
+    pub last_seen_ms: Option<UnixMs>,
+    /// The register sequence of the beat that it was last given.
+    pub last_gseq: RegisterSeq,
+    /// The number of its newest grant.
+    pub grant_number: u64,
+    /// The end of its newest lease.
+    pub lease_until_ms: UnixMs,
+}
+
+/// Sites, practitioners, invitations, devices.
+pub trait Fleet {
+    /// All sites, sorted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn sites(&self) -> Result<Vec<SiteRow>, StoreError>;
+
+    /// One site.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn site(&self, site: SiteId) -> Result<Option<SiteRow>, StoreError>;
+
+    /// Adds a site.
+    ///
+    /// # Errors
+    /// [`StoreError::Constraint`] when the name is taken.
+    fn add_site(&self, row: &SiteRow) -> Result<(), StoreError>;
+
+    /// All practitioners, sorted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn practitioners(&self) -> Result<Vec<PractitionerRow>, StoreError>;
+
+    /// The badges that are good at a site, sorted by practitioner.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn badges(&self, site: SiteId) -> Result<Vec<Badge>, StoreError>;
+
+    /// Adds a practitioner, or replaces the badge and adds the sites.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn put_practitioner(&self, row: &PractitionerRow) -> Result<(), StoreError>;
+
+    /// Adds an invitation.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn add_invitation(&self, row: &InvitationRow) -> Result<(), StoreError>;
+
+    /// Invitations that have not ended by `now_ms`, used or not.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn invitations(&self, now_ms: UnixMs) -> Result<Vec<InvitationRow>, StoreError>;
+
+    /// Changes attempts and user of the invitation with this hash.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn update_invitation(&self, row: &InvitationRow) -> Result<(), StoreError>;
+
+    /// All devices, by identity.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn devices(&self) -> Result<Vec<DeviceRow>, StoreError>;
+
+    /// One device.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn device(&self, device: DeviceId) -> Result<Option<DeviceRow>, StoreError>;
+
+    /// Adds or replaces a device.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn put_device(&self, row: &DeviceRow) -> Result<(), StoreError>;
+
+    /// Notes that a device was there, and which beat it was given, if any.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn seen(&self, device: DeviceId, at_ms: UnixMs, gseq: Option<RegisterSeq>) -> Result<(), StoreError>;
+}

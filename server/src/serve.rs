@@ -1,0 +1,146 @@
+//! The running server: accepts connections, shakes hands off the accept path, publishes every minute, stops gracefully.
+//! It must not let a slow or broken peer keep another from being accepted, while there is room.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
+
+use crate::http::{self, Peer};
+use crate::port::Store;
+use crate::publish::{self, PublishError};
+use crate::service::Service;
+use crate::tls::{self, ServerCertificate, TlsError};
+
+/// The longest that a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The longest that the head of a request may take.
+const HEADER: Duration = Duration::from_secs(20);
+/// How long open requests get when the server stops.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// Serves until `shutdown` is done; then open requests get 1.5 seconds.
+///
+/// # Errors
+/// [`TlsError`] before anything is accepted.
+pub async fn run<S: Store>(
+    service: Arc<Service<S>>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), TlsError> {
+    let trust = service.trust();
+    let root = trust.root();
+    let now_ms = service.clock().now_ms();
+    let names = service.config().names();
+    let certificate =
+        Arc::new(ServerCertificate::new(service.keys(), root.deployment.as_str(), names, now_ms)?);
+    let acceptor = TlsAcceptor::from(tls::server_config(&root.authority_certificate, Arc::clone(&certificate))?);
+    let router = http::router(Arc::clone(&service));
+    let room = Arc::new(Semaphore::new(service.config().connections_max as usize));
+    let graceful = GracefulShutdown::new();
+    let ticker = tokio::spawn(tick(Arc::clone(&service), certificate));
+    tokio::pin!(shutdown);
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
+        let stream = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file handles, most likely: wait for some connection to end.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        tokio::spawn(connection(stream, acceptor.clone(), router.clone(), graceful.watcher(), permit));
+    }
+    drop(listener);
+    ticker.abort();
+    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+        tracing::info!("some connections were cut when the server stopped");
+    }
+    Ok(())
+}
+
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: axum::Router,
+    watcher: Watcher,
+    permit: OwnedSemaphorePermit,
+) {
+    // One small object each way: waiting to fill a segment only adds delay.
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
+        Err(_) => return tracing::debug!("a handshake took too long"),
+    };
+    let peer = Peer(tls::peer(stream.get_ref().1));
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().oneshot(request.map(axum::body::Body::new))
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(32)
+        .keep_alive_interval(Some(Duration::from_secs(60)))
+        .keep_alive_timeout(HEADER);
+    let serving = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(serving).await {
+        tracing::debug!(%error, "a connection ended");
+    }
+    drop(permit);
+}
+
+/// Publishes what other processes took in, removes what has outlived its time, takes up a newer root.
+async fn tick<S: Store>(service: Arc<Service<S>>, certificate: Arc<ServerCertificate>) {
+    let mut every = tokio::time::interval(Duration::from_secs(service.config().tick_s.into()));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let (service, certificate) = (Arc::clone(&service), Arc::clone(&certificate));
+        let _ = tokio::task::spawn_blocking(move || housekeeping(&service, &certificate)).await;
+    }
+}
+
+fn housekeeping<S: Store>(service: &Service<S>, certificate: &ServerCertificate) {
+    let now_ms = service.clock().now_ms();
+    if let Err(error) = service.refresh_trust() {
+        tracing::error!(%error, "the newest trust root was not taken up");
+    }
+    if let Err(error) = certificate.renew(service.keys(), now_ms) {
+        tracing::error!(%error, "the server certificate was not renewed");
+    }
+    match maintain(service, now_ms) {
+        Ok(0) => {}
+        Ok(cells) => tracing::info!(cells, "published"),
+        Err(error) => tracing::error!(%error, "nothing was published; what was published before stands"),
+    }
+}
+
+/// Expires and publishes; gives the number of cells that were published.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn maintain<S: Store>(service: &Service<S>, now_ms: i64) -> Result<u64, PublishError> {
+    publish::expire(&**service.store(), now_ms)?;
+    if !publish::is_due(&**service.store())? {
+        return Ok(0);
+    }
+    let published = publish::publish(&**service.store(), service.keys(), now_ms, &mut |_| ())?;
+    Ok(published.puts + published.removes)
+}

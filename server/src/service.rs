@@ -1,0 +1,233 @@
+//! Requests in, replies out, without any transport: HTTP asks it now, a simulator may later.
+//! It must not answer a device that is not known and active, except to enrol it.
+
+mod audit;
+mod beat;
+mod enrol;
+mod grant;
+pub(crate) mod objects;
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use cpis_protocol::Refusal;
+use cpis_protocol::id::{DeviceId, ScopeId, UnixMs};
+use cpis_protocol::message::Request;
+use cpis_protocol::trust::Trust;
+
+use crate::certificate::CertificateError;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::home::{self, HomeError};
+use crate::keys::ServerKeys;
+use crate::port::{DeviceRow, DeviceState, Fleet as _, Store, StoreError};
+use crate::publish::PublishError;
+
+pub(crate) use beat::sign as sign_beat;
+pub use enrol::{ATTEMPTS, EnrolError, invite};
+
+/// How often at most a device's presence is written down when nothing else is.
+const SEEN_EVERY_MS: i64 = 60_000;
+
+/// Why a request gets no reply. The transport turns it into its own words.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Not there, or not there yet: never a deletion.
+    #[error("not found")]
+    NotFound,
+    /// No certificate, an unknown device, or something that this device may not ask.
+    #[error("not allowed")]
+    Unauthorised,
+    /// The device was revoked.
+    #[error("revoked")]
+    Revoked,
+    /// The request itself is refused.
+    #[error("refused: {0}")]
+    Refused(&'static str),
+    /// Larger than the server takes.
+    #[error("too large")]
+    TooLarge,
+    /// Come back in so many seconds.
+    #[error("busy")]
+    Retry(u32),
+    /// A fault of the server; the text is for its own log and holds no person.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Busy => Self::Retry(5),
+            other => Self::Internal(other.to_string()),
+        }
+    }
+}
+
+impl From<PublishError> for ServiceError {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Store(error) => error.into(),
+            other => Self::Internal(other.to_string()),
+        }
+    }
+}
+
+impl From<HomeError> for ServiceError {
+    fn from(error: HomeError) -> Self {
+        match error {
+            HomeError::Store(error) => error.into(),
+            other => Self::Internal(other.to_string()),
+        }
+    }
+}
+
+impl From<CertificateError> for ServiceError {
+    fn from(error: CertificateError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+/// A refusal of the server's own objects is the server's fault; one of the request's is mapped where it is read.
+fn internal(refusal: Refusal) -> ServiceError {
+    ServiceError::Internal(format!("the protocol refuses: {refusal}"))
+}
+
+/// The server behind any transport.
+pub struct Service<S: Store> {
+    store: Arc<S>,
+    keys: Arc<ServerKeys>,
+    trust: RwLock<Arc<Trust>>,
+    clock: Arc<dyn Clock>,
+    config: Config,
+    deployment: String,
+    beats: Mutex<beat::Beats>,
+    snapshots: Mutex<objects::Snapshots>,
+    seen: Mutex<std::collections::HashMap<DeviceId, UnixMs>>,
+}
+
+impl<S: Store> std::fmt::Debug for Service<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Service({})", self.deployment)
+    }
+}
+
+impl<S: Store> Service<S> {
+    /// A service over a store; `trust` must name `keys` (see [`ServerKeys::check`]).
+    #[must_use]
+    pub fn new(store: Arc<S>, keys: Arc<ServerKeys>, trust: Trust, clock: Arc<dyn Clock>, config: Config) -> Self {
+        let deployment = trust.root().deployment.as_str().to_owned();
+        Self {
+            store,
+            keys,
+            trust: RwLock::new(Arc::new(trust)),
+            clock,
+            config,
+            deployment,
+            beats: Mutex::default(),
+            snapshots: Mutex::default(),
+            seen: Mutex::default(),
+        }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<S> {
+        &self.store
+    }
+
+    /// The keys.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<ServerKeys> {
+        &self.keys
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The root in force.
+    #[must_use]
+    pub fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes up a root that another process installed.
+    ///
+    /// # Errors
+    /// [`HomeError`]; the root before stays.
+    pub fn refresh_trust(&self) -> Result<(), HomeError> {
+        let newest = self.store.read(|tx| home::trust(tx))?.ok_or(HomeError::NoRoot)?;
+        if newest.root().version != self.trust().root().version {
+            self.keys.check(newest.root())?;
+            *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(newest);
+        }
+        Ok(())
+    }
+
+    /// Answers one request. `peer` is the device that the transport has authenticated.
+    ///
+    /// # Errors
+    /// [`ServiceError`].
+    pub fn handle(&self, peer: Option<DeviceId>, request: Request) -> Result<Vec<u8>, ServiceError> {
+        let now_ms = self.clock.now_ms();
+        if let Request::Enrol(body) = &request {
+            return self.enrol(body, now_ms);
+        }
+        let device = self.admit(peer)?;
+        let (reply, gseq) = match request {
+            Request::Enrol(_) => return Err(ServiceError::Unauthorised),
+            Request::Grant => (self.grant(&device, now_ms)?, None),
+            Request::Beat(scope) => {
+                self.check_scope(&device, scope)?;
+                let (bytes, gseq) = self.beat(scope, now_ms)?;
+                (bytes, Some(gseq))
+            }
+            Request::Head(hash) => (self.head(&device, &hash)?, None),
+            Request::Reference(hash) => (self.reference(&hash)?, None),
+            Request::Root(version) => (self.root(version)?, None),
+            Request::Delta { feed, epoch, from, to } => (self.delta(&device, feed, epoch, from, to)?, None),
+            Request::Manifest { feed, epoch, seq } => (self.manifest(&device, feed, epoch, seq)?, None),
+            Request::Chunk { feed, epoch, seq, index } => (self.chunk(&device, feed, epoch, seq, index)?, None),
+            Request::Audit(body) => (self.audit(&device, &body, now_ms)?, None),
+        };
+        self.note(&device, now_ms, gseq);
+        Ok(reply)
+    }
+
+    /// The device, if it may ask for anything.
+    fn admit(&self, peer: Option<DeviceId>) -> Result<DeviceRow, ServiceError> {
+        let peer = peer.ok_or(ServiceError::Unauthorised)?;
+        let device = self.store.read(|tx| tx.device(peer))?.ok_or(ServiceError::Unauthorised)?;
+        match device.state {
+            DeviceState::Active => Ok(device),
+            DeviceState::Revoked => Err(ServiceError::Revoked),
+        }
+    }
+
+    fn check_scope(&self, device: &DeviceRow, scope: ScopeId) -> Result<(), ServiceError> {
+        if device.scope == scope { Ok(()) } else { Err(ServiceError::Unauthorised) }
+    }
+
+    /// Writes down that a device was there. Presence is for people; failing to note it fails nothing.
+    fn note(&self, device: &DeviceRow, now_ms: UnixMs, gseq: Option<u64>) {
+        let gseq = gseq.filter(|gseq| *gseq != device.last_gseq);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = seen.get(&device.device).copied().or(device.last_seen_ms);
+        if gseq.is_none() && last.is_some_and(|last| (0..SEEN_EVERY_MS).contains(&(now_ms - last))) {
+            return;
+        }
+        seen.insert(device.device, now_ms);
+        drop(seen);
+        if let Err(error) = self.store.write::<_, StoreError>(|tx| tx.seen(device.device, now_ms, gseq)) {
+            tracing::warn!(device = %device.device, %error, "presence was not noted");
+        }
+    }
+}

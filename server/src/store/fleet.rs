@@ -1,0 +1,210 @@
+//! Sites, practitioners, invitations and devices in SQLite.
+//! It must not hold a code or a private key.
+
+use cpis_protocol::codec;
+use cpis_protocol::grant::Badge;
+use cpis_protocol::id::{DeviceId, RegisterSeq, SiteId, UnixMs};
+use cpis_protocol::policy::Policy;
+use rusqlite::{OptionalExtension as _, Row};
+
+use super::{SqliteTx, array, name, signed, unsigned};
+use crate::port::{DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, SiteRow, StoreError};
+
+type RawSite = (String, Vec<u8>, u32);
+
+fn site_row((site, policy, lease_s): RawSite) -> Result<SiteRow, StoreError> {
+    let policy: Policy = codec::decode(&policy, 1024).map_err(|_| StoreError::Corrupt("site.policy"))?;
+    Ok(SiteRow { site: name(&site)?, policy, lease_s })
+}
+
+type RawBadge = (String, String, String, i64);
+
+fn badge((practitioner, full_name, role, valid_until_ms): RawBadge) -> Result<Badge, StoreError> {
+    Ok(Badge { practitioner: name(&practitioner)?, name: name(&full_name)?, role: name(&role)?, valid_until_ms })
+}
+
+type RawInvitation = (Vec<u8>, String, String, u32, i64, i64, u8, Option<Vec<u8>>);
+
+fn invitation(raw: RawInvitation) -> Result<InvitationRow, StoreError> {
+    let (code_hash, scope, site, root_version, made_ms, expires_ms, attempts_left, used_by) = raw;
+    Ok(InvitationRow {
+        code_hash: array(code_hash)?,
+        scope: name(&scope)?,
+        site: name(&site)?,
+        root_version,
+        made_ms,
+        expires_ms,
+        attempts_left,
+        used_by: used_by.map(|id| array(id).map(DeviceId)).transpose()?,
+    })
+}
+
+const DEVICE: &str = "SELECT device, device_key, vault_key, site, scope, practitioner, revoked, serial,
+    certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms FROM device";
+
+fn device(row: &Row<'_>) -> Result<DeviceRow, StoreError> {
+    let text = |at: usize| -> Result<String, StoreError> { Ok(row.get(at)?) };
+    Ok(DeviceRow {
+        device: DeviceId(array(row.get(0)?)?),
+        device_key: array(row.get(1)?)?,
+        vault_key: array(row.get(2)?)?,
+        site: name(&text(3)?)?,
+        scope: name(&text(4)?)?,
+        practitioner: name(&text(5)?)?,
+        state: if row.get(6)? { DeviceState::Revoked } else { DeviceState::Active },
+        serial: row.get(7)?,
+        certificate_until_ms: row.get(8)?,
+        enrolled_at_ms: row.get(9)?,
+        last_seen_ms: row.get(10)?,
+        last_gseq: unsigned(row.get(11)?),
+        grant_number: unsigned(row.get(12)?),
+        lease_until_ms: row.get(13)?,
+    })
+}
+
+impl Fleet for SqliteTx<'_> {
+    fn sites(&self) -> Result<Vec<SiteRow>, StoreError> {
+        let mut statement = self.0.prepare_cached("SELECT site, policy, lease_s FROM site ORDER BY site")?;
+        let rows = statement.query_map([], |row: &Row<'_>| RawSite::try_from(row))?;
+        rows.map(|row| site_row(row?)).collect()
+    }
+
+    fn site(&self, site: SiteId) -> Result<Option<SiteRow>, StoreError> {
+        let mut statement = self.0.prepare_cached("SELECT site, policy, lease_s FROM site WHERE site = ?1")?;
+        let raw = statement.query_row([site.as_str()], |row| RawSite::try_from(row)).optional()?;
+        raw.map(site_row).transpose()
+    }
+
+    fn add_site(&self, row: &SiteRow) -> Result<(), StoreError> {
+        let policy = codec::encode(&row.policy).map_err(|_| StoreError::Corrupt("site.policy"))?;
+        let mut statement = self.0.prepare_cached("INSERT INTO site (site, policy, lease_s) VALUES (?1, ?2, ?3)")?;
+        statement.execute((row.site.as_str(), policy, row.lease_s))?;
+        Ok(())
+    }
+
+    fn practitioners(&self) -> Result<Vec<PractitionerRow>, StoreError> {
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT practitioner, name, role, valid_until_ms FROM practitioner ORDER BY practitioner")?;
+        let mut sites =
+            self.0.prepare_cached("SELECT site FROM practitioner_site WHERE practitioner = ?1 ORDER BY site")?;
+        let rows = statement.query_map([], |row: &Row<'_>| RawBadge::try_from(row))?;
+        rows.map(|row| {
+            let badge = badge(row?)?;
+            let found = sites.query_map([badge.practitioner.as_str()], |row| row.get::<_, String>(0))?;
+            let sites = found.map(|site| name(&site?)).collect::<Result<_, StoreError>>()?;
+            Ok(PractitionerRow { badge, sites })
+        })
+        .collect()
+    }
+
+    fn badges(&self, site: SiteId) -> Result<Vec<Badge>, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT practitioner, name, role, valid_until_ms FROM practitioner JOIN practitioner_site USING (practitioner)
+             WHERE site = ?1 ORDER BY practitioner",
+        )?;
+        let rows = statement.query_map([site.as_str()], |row: &Row<'_>| RawBadge::try_from(row))?;
+        rows.map(|row| badge(row?)).collect()
+    }
+
+    fn put_practitioner(&self, row: &PractitionerRow) -> Result<(), StoreError> {
+        let badge = &row.badge;
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO practitioner (practitioner, name, role, valid_until_ms) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (practitioner) DO UPDATE SET name = ?2, role = ?3, valid_until_ms = ?4",
+        )?;
+        let id = badge.practitioner.as_str();
+        statement.execute((id, badge.name.as_str(), badge.role.as_str(), badge.valid_until_ms))?;
+        let mut statement =
+            self.0.prepare_cached("INSERT OR IGNORE INTO practitioner_site (practitioner, site) VALUES (?1, ?2)")?;
+        for site in &row.sites {
+            statement.execute((id, site.as_str()))?;
+        }
+        Ok(())
+    }
+
+    fn add_invitation(&self, row: &InvitationRow) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO invitation (code_hash, scope, site, root_version, made_ms, expires_ms, attempts_left)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        statement.execute((
+            row.code_hash,
+            row.scope.as_str(),
+            row.site.as_str(),
+            row.root_version,
+            row.made_ms,
+            row.expires_ms,
+            row.attempts_left,
+        ))?;
+        Ok(())
+    }
+
+    fn invitations(&self, now_ms: UnixMs) -> Result<Vec<InvitationRow>, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT code_hash, scope, site, root_version, made_ms, expires_ms, attempts_left, used_by FROM invitation
+             WHERE expires_ms > ?1 ORDER BY made_ms",
+        )?;
+        let rows = statement.query_map([now_ms], |row: &Row<'_>| RawInvitation::try_from(row))?;
+        rows.map(|row| invitation(row?)).collect()
+    }
+
+    fn update_invitation(&self, row: &InvitationRow) -> Result<(), StoreError> {
+        let mut statement =
+            self.0.prepare_cached("UPDATE invitation SET attempts_left = ?2, used_by = ?3 WHERE code_hash = ?1")?;
+        statement.execute((row.code_hash, row.attempts_left, row.used_by.map(|id| id.0)))?;
+        Ok(())
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceRow>, StoreError> {
+        let mut statement = self.0.prepare_cached(&format!("{DEVICE} ORDER BY device"))?;
+        let mut rows = statement.query([])?;
+        let mut out = Vec::new();
+        while let Some(row) = rows.next()? {
+            out.push(device(row)?);
+        }
+        Ok(out)
+    }
+
+    fn device(&self, id: DeviceId) -> Result<Option<DeviceRow>, StoreError> {
+        let mut statement = self.0.prepare_cached(&format!("{DEVICE} WHERE device = ?1"))?;
+        let mut rows = statement.query([id.0])?;
+        rows.next()?.map(device).transpose()
+    }
+
+    fn put_device(&self, row: &DeviceRow) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO device (device, device_key, vault_key, site, scope, practitioner, revoked, serial,
+               certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+             ON CONFLICT (device) DO UPDATE SET vault_key = ?3, site = ?4, scope = ?5, practitioner = ?6, revoked = ?7,
+               serial = ?8, certificate_until_ms = ?9, enrolled_at_ms = ?10, last_seen_ms = ?11, last_gseq = ?12,
+               grant_number = ?13, lease_until_ms = ?14",
+        )?;
+        statement.execute((
+            row.device.0,
+            row.device_key,
+            row.vault_key,
+            row.site.as_str(),
+            row.scope.as_str(),
+            row.practitioner.as_str(),
+            row.state == DeviceState::Revoked,
+            &row.serial,
+            row.certificate_until_ms,
+            row.enrolled_at_ms,
+            row.last_seen_ms,
+            signed(row.last_gseq),
+            signed(row.grant_number),
+            row.lease_until_ms,
+        ))?;
+        Ok(())
+    }
+
+    fn seen(&self, device: DeviceId, at_ms: UnixMs, gseq: Option<RegisterSeq>) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "UPDATE device SET last_seen_ms = ?2, last_gseq = COALESCE(?3, last_gseq) WHERE device = ?1",
+        )?;
+        statement.execute((device.0, at_ms, gseq.map(signed)))?;
+        Ok(())
+    }
+}

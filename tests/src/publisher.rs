@@ -202,7 +202,8 @@ impl Publisher {
         self.gseq += 1;
         let (count, state_root) = replica::state_root(&self.live());
         let seq = u32::try_from(self.log.len())?;
-        let feeds = vec![FeedState { feed: self.place.feed, epoch: self.place.epoch, seq, count, state_root, key_id: 1 }];
+        let feeds =
+            vec![FeedState { feed: self.place.feed, epoch: self.place.epoch, seq, count, state_root, key_id: 1 }];
         let reference = sha256(&Reference::default().encode()?);
         let head = Head { scope: scope(), gseq: self.gseq, issued_ms: T0, lookup: lookup(), reference, feeds };
         let head = self.signer.sign(Kind::Head, &head)?;
@@ -235,7 +236,8 @@ impl Publisher {
         let states = plan.head.feeds.iter();
         let chunks = |state: &FeedState| -> Vec<StagedChunk> {
             let live = self.live();
-            let chunk = |(cells, index): (&[Cell], u32)| StagedChunk { state: state.clone(), index, cells: cells.to_vec() };
+            let chunk =
+                |(cells, index): (&[Cell], u32)| StagedChunk { state: state.clone(), index, cells: cells.to_vec() };
             live.chunks(256).zip(0..).map(chunk).collect()
         };
         states.flat_map(chunks).collect()

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Context as _, ensure};
 use cpis_protocol::nhs::{Date, NhsNumber};
-use cpis_server::register::{Change, PersonRow, SynthesiseOptions, synthesise};
+use cpis_server::register::{Change, PersonRow, read_csv};
 use serde_json::Value;
 
 use crate::process::{Running, output, program, run};
@@ -36,22 +36,6 @@ pub struct SiteRules {
     pub bands: Option<(u32, u32, u32)>,
 }
 
-/// The arguments that make a register.
-fn options(authorities: &[&str], records: u32) -> anyhow::Result<SynthesiseOptions> {
-    Ok(SynthesiseOptions {
-        authorities: authorities.iter().map(|&name| name.to_owned()).collect(),
-        records: Some(records),
-        seed: SEED,
-        today: today()?,
-    })
-}
-
-/// The date that every register here is made for: today, so that plans are visible now.
-fn today() -> anyhow::Result<Date> {
-    let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    Ok(Date::of_unix_ms(wall.tv_sec * 1000)?)
-}
-
 impl Site {
     /// Makes a server in `directory`: keys, register, and the scope `all` over the given authorities.
     ///
@@ -63,15 +47,11 @@ impl Site {
         let mut site = Self { directory: directory.join("server"), port, people: Vec::new() };
         std::fs::create_dir_all(directory)?;
         let (url, roots) = (site.url(), directory.join("root-keys"));
-        run(site.command()?.args(["init", "--deployment", "Demonstration", "--synthetic", "--no-passphrase"]).args([
-            "--url",
-            &url,
-            "--root-threshold",
-            "2",
-            "--root-keys",
-            "3",
-            "--root-key-dir",
-        ]).arg(roots))?;
+        run(site
+            .command()?
+            .args(["init", "--deployment", "Demonstration", "--synthetic", "--no-passphrase"])
+            .args(["--url", &url, "--root-threshold", "2", "--root-keys", "3", "--root-key-dir"])
+            .arg(roots))?;
         site.register(authorities, records)?;
         let mut scope = site.command()?;
         scope.args(["scope", "add", "all"]);
@@ -86,15 +66,14 @@ impl Site {
     }
 
     fn register(&mut self, authorities: &[&str], records: u32) -> anyhow::Result<()> {
-        let options = options(authorities, records)?;
+        let csv = self.directory.with_file_name("invented.csv");
         let mut command = self.command()?;
-        command.args(["synthesise", "--seed", &SEED.to_string(), "--records", &records.to_string()]);
-        command.args(["--today", &options.today.iso()]);
+        command.args(["synthesise", "--seed", &SEED.to_string(), "--records", &records.to_string(), "--csv"]).arg(&csv);
         for authority in authorities {
             command.args(["--authority", authority]);
         }
         run(&mut command)?;
-        let extract = synthesise(&options)?;
+        let extract = read_csv(&std::fs::read(csv)?, true).map_err(|refusals| anyhow::anyhow!("{refusals:?}"))?;
         self.people = extract
             .changes
             .into_iter()
@@ -168,7 +147,8 @@ impl Site {
     /// # Errors
     /// When there is nobody.
     pub fn flagged(&self) -> anyhow::Result<&PersonRow> {
-        let plain = |p: &&PersonRow| !p.restricted && p.plans.len() == 1 && p.plans.iter().all(|plan| plan.end.is_none());
+        let plain =
+            |p: &&PersonRow| !p.restricted && p.plans.len() == 1 && p.plans.iter().all(|plan| plan.end.is_none());
         self.people.iter().find(plain).context("nobody in the register has a plan")
     }
 
@@ -177,7 +157,8 @@ impl Site {
     /// # Errors
     /// When there is none, which cannot be.
     pub fn unknown(&self) -> anyhow::Result<NhsNumber> {
-        let valid = (999_123_400u64..).filter_map(|nine| NhsNumber::new(nine * 10 + NhsNumber::check_digit(nine)?).ok());
+        let valid =
+            (999_123_400u64..).filter_map(|nine| NhsNumber::new(nine * 10 + NhsNumber::check_digit(nine)?).ok());
         let mut free = valid.filter(|number| self.people.iter().all(|person| person.number != *number));
         free.next().context("no free number")
     }

@@ -19,11 +19,7 @@ type TestReplica = Replica<SledStore, MemoryKeys>;
 
 impl Bench {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            keys: MemoryKeys::default(),
-            publisher: Publisher::new().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap(), keys: MemoryKeys::default(), publisher: Publisher::new().unwrap() }
     }
 
     fn open(&self) -> TestReplica {

@@ -41,6 +41,9 @@ pub(crate) struct Synthesise {
     /// The day as which the register is made [default: today]
     #[arg(long, value_name = "YYYY-MM-DD")]
     today: Option<Date>,
+    /// Also write the invented people as a CSV extract, e.g. to know whom to ask for
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -95,6 +98,9 @@ pub(crate) fn synthesise(context: &Context<'_>, args: Synthesise) -> anyhow::Res
     };
     let extract = register::synthesise(&options)
         .map_err(|error| Failure::usage(error.to_string(), "names are those of upper-tier authorities in England"))?;
+    if let Some(path) = &args.csv {
+        std::fs::write(path, register::write_plans_csv(&extract)?).with_context(|| format!("write {}", path.display()))?;
+    }
     let source = Source {
         kind: "synthetic",
         hash: digest::hash("cpis-edge/1/synthetic", &[wanted.as_bytes()]),

@@ -96,7 +96,9 @@ struct Stage {
 }
 
 fn show(stay: bool, records: u32) -> anyhow::Result<()> {
-    println!("CP-IS Edge: a crew with no signal asks about a child. Everything here is invented and stays on this machine.");
+    println!(
+        "CP-IS Edge: a crew with no signal asks about a child. Everything here is invented and stays on this machine."
+    );
     let work = tempfile::Builder::new().prefix("cpis-demo-").tempdir()?;
     let (stage, server) = set_up(work.path(), records)?;
     let (mut ambulance, mut remote) = (stage.ambulance.start()?, stage.remote.start()?);

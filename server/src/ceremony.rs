@@ -95,6 +95,12 @@ pub fn set_up(dir: &Path, setup: &Setup) -> Result<Home, CeremonyError> {
     Ok(Home::open(dir)?)
 }
 
+/// The root key files that [`make_root_keys`] makes.
+#[must_use]
+pub fn root_key_paths(dir: &Path, count: u8) -> Vec<PathBuf> {
+    (1..=count).map(|number| dir.join(format!("root-{number}.rootkey"))).collect()
+}
+
 /// Makes `count` root keys in `dir` and gives their paths and public keys.
 ///
 /// # Errors
@@ -105,9 +111,9 @@ pub fn make_root_keys(
     passphrase: Option<&str>,
 ) -> Result<Vec<(PathBuf, PublicKey)>, CeremonyError> {
     file::make_private_dir(dir)?;
-    (1..=count)
-        .map(|number| {
-            let path = dir.join(format!("root-{number}.rootkey"));
+    root_key_paths(dir, count)
+        .into_iter()
+        .map(|path| {
             let public_key = root_key::create(&path, passphrase)?;
             Ok((path, public_key))
         })
@@ -152,7 +158,10 @@ pub fn draft(
         expires_ms: now_ms + i64::from(days) * DAY_MS,
         threshold,
         root_keys: keys,
-        roles: ROLES.iter().map(|(role, _)| RoleKeys { role: *role, keys: vec![home.keys.public_key(*role)] }).collect(),
+        roles: ROLES
+            .iter()
+            .map(|(role, _)| RoleKeys { role: *role, keys: vec![home.keys.public_key(*role)] })
+            .collect(),
         audit_recipients: recipient,
         authority_certificate,
     };

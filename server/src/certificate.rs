@@ -164,7 +164,7 @@ pub fn public_key(der: &[u8]) -> Option<PublicKey> {
 mod tests {
     use super::*;
 
-    const NOW: i64 = 1_795_316_400_000;
+    const NOW: i64 = 1_795_305_600_000;
 
     #[test]
     fn certificates_carry_the_keys_they_should() {

@@ -86,7 +86,9 @@ impl Config {
         }
         let positive = [self.poll_s, self.beat_valid_hours, self.beat_every_s, self.tick_s, self.certificate_days];
         if positive.contains(&0) || self.connections_max == 0 {
-            return Err("poll_s, beat_valid_hours, beat_every_s, tick_s, certificate_days, connections_max: at least 1");
+            return Err(
+                "poll_s, beat_valid_hours, beat_every_s, tick_s, certificate_days, connections_max: at least 1",
+            );
         }
         Ok(())
     }
@@ -95,7 +97,9 @@ impl Config {
     #[must_use]
     pub fn to_text(&self) -> String {
         let values = toml::to_string(self).unwrap_or_default();
-        format!("# CP-IS Edge server. Every line may be left out; the values here are the defaults or were given to init.\n{values}")
+        format!(
+            "# CP-IS Edge server. Every line may be left out; the values here are the defaults or were given to init.\n{values}"
+        )
     }
 
     /// The names for the server's certificate: the host of the URL, and this machine.
@@ -144,9 +148,12 @@ mod tests {
     fn mistakes_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE);
-        for (text, word) in
-            [("pol_s = 3", "pol_s"), ("poll_s = 0", "at least 1"), ("url = \"http://x\"", "https"), ("listen = 3", "listen")]
-        {
+        for (text, word) in [
+            ("pol_s = 3", "pol_s"),
+            ("poll_s = 0", "at least 1"),
+            ("url = \"http://x\"", "https"),
+            ("listen = 3", "listen"),
+        ] {
             std::fs::write(&path, text).unwrap();
             let error = Config::read(&path).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");

@@ -64,8 +64,7 @@ fn bundle_in<T: Tx>(
     bundle::push(&mut out, &Request::Reference(head.reference), &reference)?;
     for state in &head.feeds {
         let (feed, epoch, seq) = (state.feed, state.epoch, state.seq);
-        let snapshot =
-            objects::snapshot(tx, CellLog { feed, epoch }, seq)?.ok_or(StoreError::Corrupt("a cell log"))?;
+        let snapshot = objects::snapshot(tx, CellLog { feed, epoch }, seq)?.ok_or(StoreError::Corrupt("a cell log"))?;
         bundle::push(&mut out, &Request::Manifest { feed, epoch, seq }, &objects::manifest(&snapshot))?;
         let mut index = 0;
         while let Some(chunk) = objects::chunk(&snapshot, index) {

@@ -117,7 +117,12 @@ fn apply_in<T: Tx>(
     tick: &mut dyn FnMut(u64),
 ) -> Result<Applied, IngestError> {
     if let Some(row) = tx.ingested(&source.hash)?.filter(|_| !source.again) {
-        return Ok(Applied { before: Some(row.at_ms), records: row.records, gseq: tx.last_gseq()?, ..Applied::default() });
+        return Ok(Applied {
+            before: Some(row.at_ms),
+            records: row.records,
+            gseq: tx.last_gseq()?,
+            ..Applied::default()
+        });
     }
     let mut applied = Applied { records: extract.changes.len() as u64, ..Applied::default() };
     let numbers = take_authorities(tx, extract, now_ms, &mut applied)?;
@@ -164,7 +169,8 @@ fn put<T: Tx>(
         applied.unchanged += 1;
         return Ok(());
     }
-    let another = |old: &Person| (old.birth, &old.surname, &old.given) != (person.birth, &person.surname, &person.given);
+    let another =
+        |old: &Person| (old.birth, &old.surname, &old.given) != (person.birth, &person.surname, &person.given);
     if source.keep_others && before.as_ref().is_some_and(another) {
         applied.left_out += 1;
         return Ok(());
@@ -232,9 +238,8 @@ fn take_authorities<T: Tx>(
         let name = keep(&row.name, old.map(|old| &old.name));
         let office_phone = keep(&row.office_phone, old.map(|old| &old.office_phone));
         let duty_phone = keep(&row.duty_phone, old.map(|old| &old.duty_phone));
-        let same = old.is_some_and(|old| {
-            old.name == name && old.office_phone == office_phone && old.duty_phone == duty_phone
-        });
+        let same =
+            old.is_some_and(|old| old.name == name && old.office_phone == office_phone && old.duty_phone == duty_phone);
         if same {
             continue;
         }

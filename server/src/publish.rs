@@ -18,7 +18,8 @@ use cpis_protocol::{Refusal, codec, limits};
 
 use crate::keys::ServerKeys;
 use crate::port::{
-    AuthorityEntry, CellLog, FeedRow, HeadRow, Meta, Person, PersonId, Placement, Register as _, Store, StoreError, Tx,
+    AuthorityEntry, CellLog, FeedRow, Feeds as _, HeadRow, Meta, Person, PersonId, Placement, Register as _, Store,
+    StoreError, Tx,
 };
 use crate::token::{self, TokenError};
 use crate::{entropy, record};
@@ -56,8 +57,13 @@ pub enum Step {
         /// Of so many.
         total: u64,
     },
-    /// Sealing cells: so many persons are done.
-    Persons(u64),
+    /// Sealing cells, person by person.
+    Persons {
+        /// So many are done.
+        done: u64,
+        /// Of so many.
+        total: u64,
+    },
 }
 
 /// What was published.
@@ -118,7 +124,18 @@ pub fn expire<S: Store>(store: &S, now_ms: UnixMs) -> Result<usize, StoreError> 
 /// # Errors
 /// [`StoreError`].
 pub fn is_due<S: Store>(store: &S) -> Result<bool, StoreError> {
-    store.read(|tx| Ok(published_gseq(tx)? < tx.last_gseq()?))
+    store.read(|tx| {
+        if published_gseq(tx)? < tx.last_gseq()? {
+            return Ok(true);
+        }
+        for scope in tx.scopes()? {
+            // Added by a process that ended before it could publish.
+            if tx.newest_head(scope.scope)?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })
 }
 
 /// The look-up parameters of the deployment.
@@ -221,8 +238,7 @@ impl<'a, T: Tx> Run<'a, T> {
             let log = CellLog { feed, epoch };
             let row = FeedRow { feed, epoch, seq: 0, count: 0, state_root: tree::root([]), key_id: 1 };
             let key = Key::random(&mut entropy::system());
-            let sealed =
-                self.keys.storage.seal(&feed_key_aad(log, 1), key.expose(), &mut entropy::system())?;
+            let sealed = self.keys.storage.seal(&feed_key_aad(log, 1), key.expose(), &mut entropy::system())?;
             self.tx.put_feed(&row)?;
             self.tx.put_feed_key(log, 1, &sealed)?;
             self.feeds.insert(feed, OpenFeed { row, key: FeedKey(key), touched: false });
@@ -231,6 +247,7 @@ impl<'a, T: Tx> Run<'a, T> {
     }
 
     fn persons(&mut self, tick: &mut dyn FnMut(Step)) -> Result<(), PublishError> {
+        let total = self.tx.count_changed_after(self.from)?;
         let (mut above, mut done) = (PersonId::MIN, 0);
         loop {
             let page = self.tx.changed_after(self.from, above, PAGE)?;
@@ -240,7 +257,7 @@ impl<'a, T: Tx> Run<'a, T> {
                 self.person(*id)?;
             }
             done += page.len() as u64;
-            tick(Step::Persons(done));
+            tick(Step::Persons { done, total });
         }
     }
 

@@ -112,9 +112,8 @@ mod tests {
         ];
         let records = records(&person(plans, false), 0);
         assert_eq!(records.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
-        let starts = |authority: u16| -> Vec<u16> {
-            records[&authority].flags.iter().map(|flag| flag.authority).collect()
-        };
+        let starts =
+            |authority: u16| -> Vec<u16> { records[&authority].flags.iter().map(|flag| flag.authority).collect() };
         assert_eq!(starts(2), [3, 2, 2]);
         assert_eq!(starts(1), [3, 2, 1], "the own one is always there");
         for record in records.values() {

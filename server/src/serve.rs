@@ -40,8 +40,7 @@ pub async fn run<S: Store>(
     let root = trust.root();
     let now_ms = service.clock().now_ms();
     let names = service.config().names();
-    let certificate =
-        Arc::new(ServerCertificate::new(service.keys(), root.deployment.as_str(), names, now_ms)?);
+    let certificate = Arc::new(ServerCertificate::new(service.keys(), root.deployment.as_str(), names, now_ms)?);
     let acceptor = TlsAcceptor::from(tls::server_config(&root.authority_certificate, Arc::clone(&certificate))?);
     let router = http::router(Arc::clone(&service));
     let room = Arc::new(Semaphore::new(service.config().connections_max as usize));
@@ -49,7 +48,14 @@ pub async fn run<S: Store>(
     let ticker = tokio::spawn(tick(Arc::clone(&service), certificate));
     tokio::pin!(shutdown);
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
+        // Waiting for room must not keep the server from stopping.
+        let permit = tokio::select! {
+            () = &mut shutdown => break,
+            permit = Arc::clone(&room).acquire_owned() => match permit {
+                Ok(permit) => permit,
+                Err(_) => break,
+            },
+        };
         let stream = tokio::select! {
             () = &mut shutdown => break,
             accepted = listener.accept() => match accepted {

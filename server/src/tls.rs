@@ -72,12 +72,7 @@ impl ServerCertificate {
     }
 }
 
-fn issue(
-    keys: &ServerKeys,
-    deployment: &str,
-    names: &[String],
-    now_ms: UnixMs,
-) -> Result<Arc<CertifiedKey>, TlsError> {
+fn issue(keys: &ServerKeys, deployment: &str, names: &[String], now_ms: UnixMs) -> Result<Arc<CertifiedKey>, TlsError> {
     let (issued, key) = certificate::server(&keys.authority, deployment, names, now_ms, SERVER_DAYS)?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
     let chain = vec![CertificateDer::from(issued.der)];
@@ -94,10 +89,7 @@ impl ResolvesServerCert for ServerCertificate {
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn server_config(
-    authority: &[u8],
-    certificate: Arc<ServerCertificate>,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(authority: &[u8], certificate: Arc<ServerCertificate>) -> Result<Arc<ServerConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(authority.to_vec()))?;
     // Without a certificate a device can only enrol; the service sees to that.

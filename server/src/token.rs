@@ -84,9 +84,8 @@ pub fn fill<S: Store>(
         let Some((last, ..)) = missing.last() else { return Ok(done) };
         above = *last;
         let made = make_parallel(&missing, parameters, storage, cores)?;
-        store.write::<_, StoreError>(|tx| {
-            made.iter().try_for_each(|(id, sealed)| tx.put_token(*id, &named, sealed))
-        })?;
+        store
+            .write::<_, StoreError>(|tx| made.iter().try_for_each(|(id, sealed)| tx.put_token(*id, &named, sealed)))?;
         done += made.len() as u64;
         tick(done, total.max(done));
     }

@@ -5,4 +5,5 @@ pub mod bench;
 pub mod lossyfs;
 pub mod process;
 pub mod publisher;
+pub mod scene;
 pub mod site;

@@ -168,10 +168,19 @@ impl Site {
     /// # Errors
     /// When it does not.
     pub fn serve(&self) -> anyhow::Result<Running> {
+        self.serve_logging("info")
+    }
+
+    /// Starts the server with a log filter and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn serve_logging(&self, log: &str) -> anyhow::Result<Running> {
         let ready = self.directory.join("ready");
         let _ = std::fs::remove_file(&ready);
         let mut command = self.command()?;
         command.args(["serve", "--listen", &format!("127.0.0.1:{}", self.port), "--ready-file"]).arg(&ready);
+        command.env("RUST_LOG", log);
         let mut running = Running::start(&mut command)?;
         running.wait_until("the server to be ready", || ready.exists())?;
         Ok(running)
@@ -228,6 +237,12 @@ impl AgentSite {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// The file with the passphrase of the first practitioner.
+    #[must_use]
+    pub fn passphrase(&self) -> &Path {
+        &self.passphrase
     }
 
     /// Starts the agent on any free port and waits until its API answers.

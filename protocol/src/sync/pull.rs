@@ -6,20 +6,19 @@
 //! A target head is pinned until it is complete; a broken download goes on at the next object.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Now;
 use super::backoff::Backoff;
-use crate::cell::Cell;
+use super::target::{Arrived, Target, Work};
+pub use super::target::{Plan, Source, StagedChunk};
 use crate::grant::Grant;
-use crate::head::{Beat, FeedState, Head, Reference};
-use crate::id::{DeviceId, FeedId, FeedSeq};
+use crate::head::{Beat, Head, Reference};
+use crate::id::{DeviceId, FeedId};
 use crate::message::{Failure, Request};
-use crate::replica::{self, Road};
 use crate::sign::Verified;
-use crate::tree::Manifest;
 use crate::trust::Trust;
 use crate::{Refusal, limits};
 
@@ -80,77 +79,6 @@ pub enum Outcome {
     Refused(Refusal),
     /// The disk would not take it.
     StoreFailed,
-}
-
-/// A verified chunk of a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StagedChunk {
-    /// The feed's state in the target head.
-    pub state: FeedState,
-    /// Which chunk.
-    pub index: u32,
-    /// Its cells, sorted.
-    pub cells: Vec<Cell>,
-}
-
-/// Where a feed's next generation comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The present generation stands.
-    Unchanged,
-    /// The present generation with these cells merged in.
-    Delta(Vec<Cell>),
-    /// The chunks staged for this state.
-    Staged,
-}
-
-/// Everything that one flip needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
-    /// The beat that names the head.
-    pub beat: Verified<Beat>,
-    /// The head.
-    pub head: Verified<Head>,
-    /// New reference data, when the head names another than before.
-    pub reference: Option<Vec<u8>>,
-    /// For each feed of the head, in its order, where it comes from.
-    pub sources: Vec<Source>,
-}
-
-#[derive(Debug, Clone)]
-enum Work {
-    Manifest(FeedState),
-    Delta { state: FeedState, from: FeedSeq, to: FeedSeq },
-    Chunk { state: FeedState, index: u32 },
-}
-
-impl Work {
-    fn request(&self) -> Request {
-        match self {
-            Self::Manifest(state) => Request::Manifest { feed: state.feed, epoch: state.epoch, seq: state.seq },
-            Self::Delta { state, from, to } => {
-                Request::Delta { feed: state.feed, epoch: state.epoch, from: *from, to: *to }
-            }
-            Self::Chunk { state, index } => {
-                Request::Chunk { feed: state.feed, epoch: state.epoch, seq: state.seq, index: *index }
-            }
-        }
-    }
-}
-
-/// A head on its way in.
-#[derive(Debug)]
-struct Target {
-    beat: Verified<Beat>,
-    head: Verified<Head>,
-    reference: Option<Vec<u8>>,
-    work: VecDeque<Work>,
-    under_way: Vec<Work>,
-    manifests: BTreeMap<FeedId, Manifest>,
-    deltas: BTreeMap<FeedId, Vec<Cell>>,
-    staged: BTreeSet<FeedId>,
-    cells_done: u64,
-    cells_total: u64,
 }
 
 #[derive(Debug)]
@@ -371,48 +299,13 @@ impl Pull {
             // R39
             return Err(Refusal::Rollback);
         }
-        let mut target = Target {
-            beat,
-            head,
-            reference: None,
-            work: VecDeque::new(),
-            under_way: Vec::new(),
-            manifests: BTreeMap::new(),
-            deltas: BTreeMap::new(),
-            staged: BTreeSet::new(),
-            cells_done: 0,
-            cells_total: 0,
+        let have = |feed: &FeedId| {
+            // A damaged feed counts as not held: it is fetched whole.
+            self.head.as_ref().filter(|_| !self.damaged.contains(feed)).and_then(|head| head.feed(feed))
         };
-        self.lay_out(&mut target)?;
+        let target = Target::new(beat, head, have)?;
         self.target = Some(target);
         Ok(self.next_work())
-    }
-
-    /// Chooses a road for each feed and lists the objects on it.
-    fn lay_out(&self, target: &mut Target) -> Result<(), Refusal> {
-        for state in &target.head.feeds {
-            let have = self.head.as_ref().and_then(|head| head.feed(&state.feed));
-            let have = have.filter(|_| !self.damaged.contains(&state.feed));
-            match replica::road(have, state)? {
-                Road::Unchanged => {}
-                Road::Delta { from, to } => {
-                    target.deltas.insert(state.feed, Vec::new());
-                    target.cells_total += u64::from(to - from);
-                    let mut at = from;
-                    while at < to {
-                        let next = at.saturating_add(limits::DELTA_CELLS_MAX).min(to);
-                        target.work.push_back(Work::Delta { state: state.clone(), from: at, to: next });
-                        at = next;
-                    }
-                }
-                Road::Snapshot => {
-                    target.staged.insert(state.feed);
-                    target.cells_total += u64::from(state.count);
-                    target.work.push_back(Work::Manifest(state.clone()));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn reference_fetched(&mut self, body: Vec<u8>, now: Now) -> Result<Effect, Refusal> {
@@ -448,33 +341,8 @@ impl Pull {
     fn cells_fetched(&mut self, replies: Vec<Result<Vec<u8>, Failure>>, now: Now) -> Effect {
         self.phase = Phase::Idle;
         let Some(target) = self.target.as_mut() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
-        let mut chunks = Vec::new();
-        let mut trouble = None;
-        let mut again = Vec::new();
-        let under_way = core::mem::take(&mut target.under_way);
-        let missing = under_way.len().saturating_sub(replies.len());
-        let replies = replies.into_iter().chain(core::iter::repeat_n(Err(Failure::Offline), missing));
-        for (work, reply) in under_way.into_iter().zip(replies) {
-            let result = match reply {
-                Ok(body) => target.take_in(&work, &body).map_err(Outcome::Refused),
-                Err(failure) => Err(Outcome::Failed(failure)),
-            };
-            match result {
-                Ok(chunk) => chunks.extend(chunk),
-                Err(outcome) => {
-                    let gone = matches!(outcome, Outcome::Failed(Failure::NotFound) | Outcome::Refused(_));
-                    if let (true, Work::Delta { state, .. }) = (gone, &work) {
-                        // R43: The log may have been cut before our position: the next attempt takes the other road.
-                        self.damaged.insert(state.feed);
-                    }
-                    trouble = Some(outcome);
-                    again.push(work);
-                }
-            }
-        }
-        for work in again.into_iter().rev() {
-            target.work.push_front(work);
-        }
+        let Arrived { chunks, trouble, unreachable } = target.take_in_all(replies);
+        self.damaged.extend(unreachable);
         match trouble {
             Some(Outcome::Failed(Failure::Revoked)) => Effect::Revoke,
             // What is gone or wrong will not get better: the next attempt starts from a new beat.
@@ -560,51 +428,5 @@ impl Pull {
         let spread_s = self.beat.as_ref().map_or(5, |beat| beat.spread_s);
         let until_ms = now.tick_ms.saturating_add(self.backoff.failed(failure, spread_s));
         Effect::Wait { until_ms, outcome }
-    }
-}
-
-impl Target {
-    /// Verifies one object and keeps what it brings; a chunk is handed back for staging.
-    fn take_in(&mut self, work: &Work, body: &[u8]) -> Result<Option<StagedChunk>, Refusal> {
-        match work {
-            Work::Manifest(state) => {
-                let manifest = Manifest::verify(body, state.count, &state.state_root)?;
-                for index in 0..manifest.chunks() {
-                    self.work.push_back(Work::Chunk { state: state.clone(), index });
-                }
-                self.manifests.insert(state.feed, manifest);
-                Ok(None)
-            }
-            Work::Delta { state, from, to } => {
-                let cells = Cell::read_all(body)?;
-                replica::check_delta(&cells, *from, *to)?;
-                self.cells_done += cells.len() as u64;
-                let delta = self.deltas.entry(state.feed).or_default();
-                delta.extend(cells);
-                // Replies of one feed may be retried out of turn.
-                delta.sort_by_key(Cell::seq);
-                Ok(None)
-            }
-            Work::Chunk { state, index } => {
-                let cells = Cell::read_all(body)?;
-                let manifest = self.manifests.get(&state.feed).ok_or(Refusal::Malformed)?;
-                manifest.check_chunk(*index, &replica::leaves(&cells))?;
-                replica::check_live(&cells, None, state.seq)?;
-                self.cells_done += cells.len() as u64;
-                Ok(Some(StagedChunk { state: state.clone(), index: *index, cells }))
-            }
-        }
-    }
-
-    fn plan(&mut self) -> Plan {
-        let sources = self.head.feeds.iter().map(|state| {
-            if self.staged.contains(&state.feed) {
-                Source::Staged
-            } else {
-                self.deltas.remove(&state.feed).map_or(Source::Unchanged, Source::Delta)
-            }
-        });
-        let sources = sources.collect();
-        Plan { beat: self.beat.clone(), head: self.head.clone(), reference: self.reference.take(), sources }
     }
 }

@@ -94,11 +94,15 @@ fn text(verification: &Verification) -> String {
         out += &format!("\nALERT {} by device {} at position {}, {}", aside.why, aside.device, aside.seq, aside.at);
     }
     let links: u64 = verification.chains.iter().map(|chain| chain.links).sum();
-    out += &format!("\n{} chains, {links} links: {}", verification.chains.len(), if verification.intact {
-        "every link verified from the first, nothing missing, nothing set aside"
-    } else {
-        "NOT INTACT, see above"
-    });
+    out += &format!(
+        "\n{} chains, {links} links: {}",
+        verification.chains.len(),
+        if verification.intact {
+            "every link verified from the first, nothing missing, nothing set aside"
+        } else {
+            "NOT INTACT, see above"
+        }
+    );
     out
 }
 

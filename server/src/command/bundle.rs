@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cpis_protocol::id::ScopeId;
-use cpis_server::keys::file;
 use cpis_server::export;
+use cpis_server::keys::file;
 use serde_json::json;
 
 use super::{Context, now_ms};

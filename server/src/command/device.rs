@@ -1,6 +1,6 @@
 //! `device`: invite, list, revoke.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use cpis_protocol::id::{DeviceId, ScopeId, SiteId};
@@ -10,6 +10,7 @@ use cpis_server::port::{DeviceRow, DeviceState, Feeds as _, Fleet as _, Store as
 use cpis_server::service::{ATTEMPTS, invite};
 use serde_json::json;
 
+use super::failure::Failure;
 use super::{Context, now_ms, unknown};
 use crate::output::table;
 
@@ -30,6 +31,9 @@ The code in it is used up by the first device that enrols with it, and is kept n
         /// Hours for which the invitation is good
         #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..=720))]
         valid_hours: u16,
+        /// Where the device reaches the server, instead of what server.toml says
+        #[arg(long)]
+        url: Option<String>,
         /// Write it to this file, readable by its owner only, instead of printing it
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -47,7 +51,9 @@ The code in it is used up by the first device that enrols with it, and is kept n
 
 pub(crate) fn run(context: &Context<'_>, command: DeviceCommand) -> anyhow::Result<()> {
     match command {
-        DeviceCommand::Invite { scope, site, valid_hours, out } => make(context, scope, site, valid_hours, out),
+        DeviceCommand::Invite { scope, site, valid_hours, url, out } => {
+            make(context, scope, site, valid_hours, url, out.as_deref())
+        }
         DeviceCommand::List => list(context),
         DeviceCommand::Revoke { device } => {
             let home = context.home()?;
@@ -71,9 +77,14 @@ fn make(
     scope: ScopeId,
     site: SiteId,
     valid_hours: u16,
-    out: Option<PathBuf>,
+    url: Option<String>,
+    out: Option<&Path>,
 ) -> anyhow::Result<()> {
-    let home = context.home()?;
+    let mut home = context.home()?;
+    if let Some(url) = url {
+        home.config.url = url;
+        home.config.check().map_err(|reason| Failure::usage(reason, "e.g. --url https://localhost:8443"))?;
+    }
     let trust = home.trust()?;
     let (has_scope, has_site, badges) = home.store.read(|tx| -> Result<_, StoreError> {
         Ok((tx.scope(scope)?.is_some(), tx.site(site)?.is_some(), tx.badges(site)?.len()))
@@ -91,10 +102,14 @@ fn make(
     if badges == 0 {
         context.out.note(&format!("note: nobody may unlock at {site} yet: cpis-server practitioner add"));
     }
-    let place = match &out {
+    let place = match out {
         Some(path) => {
             file::write_private(path, format!("{text}\n").as_bytes())?;
-            format!("Invitation for {scope} at {site} is in {}, good until {}, {ATTEMPTS} attempts.", path.display(), iso(expires))
+            format!(
+                "Invitation for {scope} at {site} is in {}, good until {}, {ATTEMPTS} attempts.",
+                path.display(),
+                iso(expires)
+            )
         }
         None => text.clone(),
     };

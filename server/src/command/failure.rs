@@ -82,7 +82,10 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<Hint> {
     match error.downcast_ref::<IngestError>() {
         Some(IngestError::Store(error)) => return Some(store(error)),
         Some(IngestError::RealNumbers(_)) => {
-            return Some((Some("real data goes into a deployment made without --synthetic, and needs a permission"), FAILED));
+            return Some((
+                Some("real data goes into a deployment made without --synthetic, and needs a permission"),
+                FAILED,
+            ));
         }
         Some(IngestError::NotEngland(_)) => {
             return Some((Some("invented people go into a deployment made with --synthetic"), FAILED));

@@ -1,7 +1,7 @@
 //! `init`: a whole deployment in one go.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -12,8 +12,10 @@ use cpis_protocol::text::Text;
 use cpis_server::ceremony::{self, Setup};
 use cpis_server::clock::iso;
 use cpis_server::config::Config;
+use cpis_server::home::Home;
 use cpis_server::keys::root_key;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::root::Passphrase;
@@ -88,26 +90,48 @@ pub(crate) fn run(context: &Context<'_>, args: &Init) -> anyhow::Result<()> {
         Some(_) => args.passphrase.new_passphrase()?,
         None => None,
     };
+    if let Some(dir) = &args.root_key_dir
+        && let Some(path) = ceremony::root_key_paths(dir, args.root_keys).into_iter().find(|path| path.exists())
+    {
+        return Err(Failure::failed(
+            format!("{} exists already, and keys are never overwritten", path.display()),
+            "give another --root-key-dir; nothing was made",
+        )
+        .into());
+    }
     let home = ceremony::set_up(&context.dir, &setup).context("the deployment was not set up")?;
-    let Some(root_dir) = &args.root_key_dir else {
-        let text = format!(
-            "Deployment {} is set up in {}, without a trust root yet.\nNext: cpis-server root new-key on offline \
-             machines, then root draft, root sign, root install.",
-            args.deployment,
-            context.dir.display()
-        );
-        context.out.result(&json!({"deployment": args.deployment, "root": null}), &text);
-        return Ok(());
-    };
+    match &args.root_key_dir {
+        Some(root_dir) => first_root(context, args, &home, root_dir, passphrase.as_ref()),
+        None => {
+            let text = format!(
+                "Deployment {} is set up in {}, without a trust root yet.\nNext: cpis-server root new-key on offline \
+                 machines, then root draft, root sign, root install.",
+                args.deployment,
+                context.dir.display()
+            );
+            context.out.result(&json!({"deployment": args.deployment, "root": null}), &text);
+            Ok(())
+        }
+    }
+}
+
+/// Makes the root keys, and the first root with as many signatures as it needs.
+fn first_root(
+    context: &Context<'_>,
+    args: &Init,
+    home: &Home,
+    root_dir: &Path,
+    passphrase: Option<&Zeroizing<String>>,
+) -> anyhow::Result<()> {
     let now = now_ms();
-    let made = ceremony::make_root_keys(root_dir, args.root_keys, passphrase.as_deref().map(String::as_str))?;
+    let made = ceremony::make_root_keys(root_dir, args.root_keys, passphrase.map(|phrase| phrase.as_str()))?;
     let public = made.iter().map(|(_, key)| *key).collect();
-    let mut root = ceremony::draft(&home, Some((public, args.root_threshold)), args.root_days, now)?;
+    let mut root = ceremony::draft(home, Some((public, args.root_threshold)), args.root_days, now)?;
     for (path, _) in made.iter().take(args.root_threshold.into()) {
-        let signer = root_key::open(path, || args.passphrase.known(passphrase.as_ref()))?;
+        let signer = root_key::open(path, || args.passphrase.known(passphrase))?;
         root = ceremony::endorse(&root, &signer)?;
     }
-    let trust = ceremony::install(&home, &root)?;
+    let trust = ceremony::install(home, &root)?;
     let expires = iso(trust.root().expires_ms);
     let keys: Vec<String> = made.iter().map(|(_, key)| hex(&key_id(key))).collect();
     let protection = if passphrase.is_some() { "under the passphrase" } else { "WITHOUT a passphrase" };

@@ -69,15 +69,11 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
 pub(crate) fn publish(context: &Context<'_>, home: &Home) -> anyhow::Result<Published> {
     let mut tokens = Progress::start(*context.out, "computing look-up tokens", 0);
     let mut cells = None;
-    let total = std::cell::Cell::new(0);
     let published = publish::publish(&home.store, &home.keys, now_ms(), &mut |step| match step {
-        Step::Tokens { done, total: all } => {
-            total.set(all);
-            tokens.at(done, all);
-        }
-        Step::Persons(done) => {
-            let bar = cells.get_or_insert_with(|| Progress::start(*context.out, "sealing records", total.get()));
-            bar.at(done, total.get().max(done));
+        Step::Tokens { done, total } => tokens.at(done, total),
+        Step::Persons { done, total } => {
+            let bar = cells.get_or_insert_with(|| Progress::start(*context.out, "sealing records", total));
+            bar.at(done, total);
         }
     })?;
     tokens.finish();
@@ -89,5 +85,6 @@ pub(crate) fn publish(context: &Context<'_>, home: &Home) -> anyhow::Result<Publ
 
 /// An argument that does not name anything.
 pub(crate) fn unknown(what: &str, name: &str, list: &str) -> anyhow::Error {
-    Failure::usage(format!("there is no {what} {name}"), format!("cpis-server {list} shows those that are there")).into()
+    Failure::usage(format!("there is no {what} {name}"), format!("cpis-server {list} shows those that are there"))
+        .into()
 }

@@ -99,7 +99,8 @@ pub(crate) fn synthesise(context: &Context<'_>, args: Synthesise) -> anyhow::Res
     let extract = register::synthesise(&options)
         .map_err(|error| Failure::usage(error.to_string(), "names are those of upper-tier authorities in England"))?;
     if let Some(path) = &args.csv {
-        std::fs::write(path, register::write_plans_csv(&extract)?).with_context(|| format!("write {}", path.display()))?;
+        std::fs::write(path, register::write_plans_csv(&extract)?)
+            .with_context(|| format!("write {}", path.display()))?;
     }
     let source = Source {
         kind: "synthetic",
@@ -117,7 +118,9 @@ pub(crate) fn ingest(context: &Context<'_>, args: &Ingest) -> anyhow::Result<()>
         (Some(format), _) => format,
         (None, Some("csv")) => Format::Csv,
         (None, Some("json")) => Format::Fhir,
-        (None, _) => return Err(Failure::usage("the format cannot be seen from the name", "give --format csv or fhir").into()),
+        (None, _) => {
+            return Err(Failure::usage("the format cannot be seen from the name", "give --format csv or fhir").into());
+        }
     };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(&args.file).with_context(|| format!("{}", args.file.display()))?;
@@ -127,8 +130,7 @@ pub(crate) fn ingest(context: &Context<'_>, args: &Ingest) -> anyhow::Result<()>
         Format::Fhir => ("fhir", register::read_fhir(&bytes, home.synthetic)),
     };
     let extract = read.map_err(|refusals| refused(context, &refusals))?;
-    let source =
-        Source { kind, hash: sha256(&bytes), again: args.again, rehearse: args.dry_run, keep_others: false };
+    let source = Source { kind, hash: sha256(&bytes), again: args.again, rehearse: args.dry_run, keep_others: false };
     apply(context, &home, &extract, &source)
 }
 
@@ -145,7 +147,8 @@ fn refused(context: &Context<'_>, refusals: &[RowRefusal]) -> anyhow::Error {
         }
     }
     let message = format!("the file was refused: {} rows cannot be taken, so nothing was", refusals.len());
-    Failure { message, hint: Some("mend them and give the file again; --json lists them all".into()), code: FAILED }.into()
+    Failure { message, hint: Some("mend them and give the file again; --json lists them all".into()), code: FAILED }
+        .into()
 }
 
 fn apply(context: &Context<'_>, home: &Home, extract: &Extract, source: &Source) -> anyhow::Result<()> {

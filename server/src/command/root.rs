@@ -58,7 +58,11 @@ impl Passphrase {
             None => Zeroizing::new(rpassword::prompt_password("Passphrase of the root key: ").map_err(no_terminal)?),
         };
         if text.is_empty() {
-            return Err(Failure::usage("the passphrase is empty", "use several words; or --no-passphrase to try things out").into());
+            return Err(Failure::usage(
+                "the passphrase is empty",
+                "use several words; or --no-passphrase to try things out",
+            )
+            .into());
         }
         Ok(text)
     }
@@ -86,7 +90,9 @@ pub(crate) enum RootCommand {
         passphrase: Passphrase,
     },
     /// Write the next root, unsigned: this server's keys, and the root keys given here or those of the root before
-    #[command(after_help = "Example:\n  cpis-server root draft --out next.root --root-key HEX --root-key HEX --threshold 2")]
+    #[command(
+        after_help = "Example:\n  cpis-server root draft --out next.root --root-key HEX --root-key HEX --threshold 2"
+    )]
     Draft {
         /// The file to write
         #[arg(long, value_name = "FILE")]
@@ -129,7 +135,9 @@ pub(crate) enum RootCommand {
 fn read_root(path: &Path) -> anyhow::Result<Vec<u8>> {
     let size = std::fs::metadata(path).with_context(|| format!("{}", path.display()))?.len();
     if size > ROOT_FILE_MAX {
-        return Err(Failure::failed(format!("{} is too large for a root", path.display()), "is it the right file?").into());
+        return Err(
+            Failure::failed(format!("{} is too large for a root", path.display()), "is it the right file?").into()
+        );
     }
     std::fs::read(path).with_context(|| format!("{}", path.display()))
 }
@@ -139,26 +147,37 @@ pub(crate) fn run(context: &Context<'_>, command: RootCommand) -> anyhow::Result
         RootCommand::NewKey { out, passphrase } => {
             let phrase = passphrase.new_passphrase()?;
             let public = root_key::create(&out, phrase.as_deref().map(String::as_str))?;
-            let text = format!("Root key {} is in {}.\nPublic key: {}", hex(&key_id(&public)), out.display(), hex(&public));
-            context.out.result(&json!({"public_key": hex(&public), "key_id": hex(&key_id(&public)), "file": out}), &text);
+            let text =
+                format!("Root key {} is in {}.\nPublic key: {}", hex(&key_id(&public)), out.display(), hex(&public));
+            context
+                .out
+                .result(&json!({"public_key": hex(&public), "key_id": hex(&key_id(&public)), "file": out}), &text);
         }
         RootCommand::Draft { out, root_keys, threshold, days } => {
             let keys: Vec<PublicKey> = root_keys
                 .iter()
-                .map(|key| unhex(key).map_err(|_| Failure::usage("a public key has 64 hexadecimal digits", "root new-key prints it")))
+                .map(|key| {
+                    unhex(key)
+                        .map_err(|_| Failure::usage("a public key has 64 hexadecimal digits", "root new-key prints it"))
+                })
                 .collect::<Result<_, _>>()?;
             let given = threshold.map(|threshold| (keys, threshold));
             let draft = ceremony::draft(&context.home()?, given, days, now_ms())?;
             file::replace(&out, &draft)?;
             let root = ceremony::show(&draft)?;
-            let text = format!("{}\nNot signed yet: cpis-server root sign --key FILE {}", describe(&root), out.display());
+            let text =
+                format!("{}\nNot signed yet: cpis-server root sign --key FILE {}", describe(&root), out.display());
             context.out.result(&value(&root), &text);
         }
         RootCommand::Sign { key, passphrase, draft } => {
             let bytes = read_root(&draft)?;
             let root = ceremony::show(&bytes)?;
             context.out.note(&format!("About to sign:\n{}", describe(&root)));
-            let ask = || passphrase.ask().map_err(|error| KeyError::Io("passphrase".into(), std::io::Error::other(format!("{error:#}"))));
+            let ask = || {
+                passphrase
+                    .ask()
+                    .map_err(|error| KeyError::Io("passphrase".into(), std::io::Error::other(format!("{error:#}"))))
+            };
             let signer = root_key::open(&key, ask)?;
             file::replace(&draft, &ceremony::endorse(&bytes, &signer)?)?;
             let id = hex(&key_id(&signer.public_key()));

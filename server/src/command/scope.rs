@@ -61,7 +61,11 @@ fn add(context: &Context<'_>, name: ScopeId, authorities: &[String], all: bool) 
         feeds.insert(found);
     }
     if feeds.is_empty() || feeds.len() > FEEDS_MAX {
-        return Err(Failure::usage(format!("a scope has 1 to {FEEDS_MAX} feeds"), "synthesise or ingest something first").into());
+        return Err(Failure::usage(
+            format!("a scope has 1 to {FEEDS_MAX} feeds"),
+            "synthesise or ingest something first",
+        )
+        .into());
     }
     // Feeds are made when an authority is first published.
     publish(context, &home)?;
@@ -71,7 +75,11 @@ fn add(context: &Context<'_>, name: ScopeId, authorities: &[String], all: bool) 
         None => tx.add_scope(&row),
     })?;
     let published = publish(context, &home)?;
-    let text = format!("Scope {name} has {} feeds and its first head, at register sequence {}.", row.feeds.len(), published.gseq);
+    let text = format!(
+        "Scope {name} has {} feeds and its first head, at register sequence {}.",
+        row.feeds.len(),
+        published.gseq
+    );
     context.out.result(&json!({"scope": name.as_str(), "feeds": row.feeds, "gseq": published.gseq}), &text);
     Ok(())
 }
@@ -83,7 +91,8 @@ fn find(known: &[AuthorityEntry], wanted: &str) -> Option<FeedId> {
         .find(|a| a.code.as_str().eq_ignore_ascii_case(wanted) || a.name.eq_ignore_ascii_case(wanted))
         .map(|a| a.code);
     // The many ways in which people write the names of councils.
-    let by_name = || authority_named(wanted).and_then(|named| known.iter().find(|a| a.code == named.code)).map(|a| a.code);
+    let by_name =
+        || authority_named(wanted).and_then(|named| known.iter().find(|a| a.code == named.code)).map(|a| a.code);
     exact.or_else(by_name)
 }
 

@@ -21,7 +21,7 @@ pub(crate) enum Mode {
     Silent,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Copy, Subcommand)]
 pub(crate) enum SiteCommand {
     /// Add a site
     #[command(after_help = "Examples:
@@ -62,8 +62,17 @@ pub(crate) enum SiteCommand {
 
 pub(crate) fn run(context: &Context<'_>, command: SiteCommand) -> anyhow::Result<()> {
     let home = context.home()?;
-    let SiteCommand::Add { name, access_mode, lease_days, fresh_s, ageing_s, stale_s, idle_s, reveal_s, grant_refresh_s } =
-        command
+    let SiteCommand::Add {
+        name,
+        access_mode,
+        lease_days,
+        fresh_s,
+        ageing_s,
+        stale_s,
+        idle_s,
+        reveal_s,
+        grant_refresh_s,
+    } = command
     else {
         return list(context, &home.store.read::<_, StoreError>(|tx| tx.sites())?);
     };

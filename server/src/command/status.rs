@@ -43,7 +43,8 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     let active = held.devices.iter().filter(|device| device.state == DeviceState::Active).count();
     let now = now_ms();
     let locked = held.devices.iter().filter(|device| device.lease_until_ms <= now).count();
-    let root = trust.as_ref().map(|trust| json!({"version": trust.root().version, "expires": iso(trust.root().expires_ms)}));
+    let root =
+        trust.as_ref().map(|trust| json!({"version": trust.root().version, "expires": iso(trust.root().expires_ms)}));
     let value = json!({
         "deployment": home.deployment, "synthetic": home.synthetic, "url": home.config.url, "root": root,
         "gseq": held.last_gseq, "published_gseq": held.published_gseq,

@@ -123,8 +123,7 @@ pub fn sync_dir(dir: &Path) -> Result<(), KeyError> {
 /// # Errors
 /// [`KeyError::Exists`], [`KeyError::Io`].
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error(path))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error(path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error(path))
 }
 

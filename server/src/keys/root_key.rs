@@ -58,15 +58,11 @@ pub fn create(path: &Path, passphrase: Option<&str>) -> Result<PublicKey, KeyErr
 ///
 /// # Errors
 /// [`KeyError`].
-pub fn open(
-    path: &Path,
-    ask: impl FnOnce() -> Result<Zeroizing<String>, KeyError>,
-) -> Result<Signer, KeyError> {
+pub fn open(path: &Path, ask: impl FnOnce() -> Result<Zeroizing<String>, KeyError>) -> Result<Signer, KeyError> {
     let shown = path.display().to_string();
     let bytes = file::read_private(path, FILE_BYTES_MAX as u64 + 1)?;
     let body = bytes.strip_prefix(MAGIC).ok_or_else(|| KeyError::Damaged(shown.clone()))?;
-    let stored: RootKeyFile =
-        codec::decode(body, FILE_BYTES_MAX).map_err(|_| KeyError::Damaged(shown.clone()))?;
+    let stored: RootKeyFile = codec::decode(body, FILE_BYTES_MAX).map_err(|_| KeyError::Damaged(shown.clone()))?;
     let key = match stored.protection {
         Protection::None => Key::from_bytes([0; 32]),
         Protection::Passphrase { cost, salt } => {
@@ -74,8 +70,7 @@ pub fn open(
             harden(&ask()?, cost, &salt)?
         }
     };
-    let seed =
-        key.open(&stored.public_key, &stored.sealed).map_err(|_| KeyError::WrongPassphrase(shown.clone()))?;
+    let seed = key.open(&stored.public_key, &stored.sealed).map_err(|_| KeyError::WrongPassphrase(shown.clone()))?;
     let seed: [u8; 32] = seed.as_slice().try_into().map_err(|_| KeyError::Damaged(shown.clone()))?;
     let signer = Signer::from_seed(seed);
     if signer.public_key() == stored.public_key { Ok(signer) } else { Err(KeyError::Damaged(shown)) }

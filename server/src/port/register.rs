@@ -155,6 +155,12 @@ pub trait Register {
     /// [`StoreError`].
     fn changed_after(&self, gseq: RegisterSeq, above: PersonId, limit: usize) -> Result<Vec<PersonId>, StoreError>;
 
+    /// How many persons changed after a register sequence.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn count_changed_after(&self, gseq: RegisterSeq) -> Result<u64, StoreError>;
+
     /// Persons with a plan whose time to be shown ended at or before the minute and who still have it published.
     ///
     /// # Errors

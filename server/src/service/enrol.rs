@@ -40,8 +40,12 @@ pub fn invite<S: Store>(
     now_ms: UnixMs,
     expires_ms: UnixMs,
 ) -> Result<Invitation, EnrolError> {
-    let invitation =
-        Invitation { format: FORMAT, url: url.trim_end_matches('/').to_owned(), code: entropy::bytes(), root: root.bytes().to_vec() };
+    let invitation = Invitation {
+        format: FORMAT,
+        url: url.trim_end_matches('/').to_owned(),
+        code: entropy::bytes(),
+        root: root.bytes().to_vec(),
+    };
     // Made before it is stored: what cannot be written down must not be waiting to be used.
     invitation.to_text()?;
     let row = InvitationRow {
@@ -99,7 +103,7 @@ impl<S: Store> Service<S> {
         }
         invitation.used_by = Some(device);
         tx.update_invitation(&invitation)?;
-        self.admit_device(tx, request, &invitation, before, now_ms).map(Ok)
+        self.admit_device(tx, request, &invitation, before.as_ref(), now_ms).map(Ok)
     }
 
     fn admit_device<T: Tx>(
@@ -107,12 +111,11 @@ impl<S: Store> Service<S> {
         tx: &T,
         request: &EnrolRequest,
         invitation: &InvitationRow,
-        before: Option<DeviceRow>,
+        before: Option<&DeviceRow>,
         now_ms: UnixMs,
     ) -> Result<Vec<u8>, ServiceError> {
         let days = i64::from(self.config.certificate_days);
-        let issued =
-            certificate::device(&self.keys.authority, &self.deployment, &request.device_key, now_ms, days)?;
+        let issued = certificate::device(&self.keys.authority, &self.deployment, &request.device_key, now_ms, days)?;
         let mut device = DeviceRow {
             device: DeviceId::of(&request.device_key),
             device_key: request.device_key,
@@ -123,10 +126,10 @@ impl<S: Store> Service<S> {
             state: DeviceState::Active,
             serial: issued.serial,
             certificate_until_ms: issued.until_ms,
-            enrolled_at_ms: before.as_ref().map_or(now_ms, |before| before.enrolled_at_ms),
+            enrolled_at_ms: before.map_or(now_ms, |before| before.enrolled_at_ms),
             last_seen_ms: Some(now_ms),
-            last_gseq: before.as_ref().map_or(0, |before| before.last_gseq),
-            grant_number: before.as_ref().map_or(0, |before| before.grant_number),
+            last_gseq: before.map_or(0, |before| before.last_gseq),
+            grant_number: before.map_or(0, |before| before.grant_number),
             lease_until_ms: now_ms,
         };
         let grant = self.grant_in(tx, &mut device, now_ms)?;

@@ -33,9 +33,8 @@ impl<S: Store> Service<S> {
         let keys = self.keys_of(tx, device.scope)?;
         let feeds = keys.iter().map(|key| GrantedFeed { feed: key.feed, epoch: key.epoch, key_id: key.key_id });
         let feeds = feeds.collect();
-        let sealed_keys =
-            seal_keys(&keys, &device.device, &device.scope, &device.vault_key, &mut entropy::system())
-                .map_err(|_| ServiceError::Refused("vault-key"))?;
+        let sealed_keys = seal_keys(&keys, &device.device, &device.scope, &device.vault_key, &mut entropy::system())
+            .map_err(|_| ServiceError::Refused("vault-key"))?;
         device.grant_number += 1;
         device.lease_until_ms = now_ms.saturating_add(i64::from(site.lease_s) * 1000);
         let grant = Grant {

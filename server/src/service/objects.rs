@@ -100,7 +100,8 @@ impl<S: Store> Service<S> {
         }
         self.check_feed(device, feed)?;
         let log = CellLog { feed, epoch };
-        let cells = self.store.read(|tx| if reaches(tx, log, to)? { tx.cells(log, from, to) } else { Ok(Vec::new()) })?;
+        let cells =
+            self.store.read(|tx| if reaches(tx, log, to)? { tx.cells(log, from, to) } else { Ok(Vec::new()) })?;
         // The whole range or nothing: part of it would be taken for the whole by a careless cache.
         if cells.len() == (to - from) as usize * CELL_BYTES { Ok(cells) } else { Err(ServiceError::NotFound) }
     }

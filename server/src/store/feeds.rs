@@ -57,7 +57,8 @@ impl Feeds for SqliteTx<'_> {
         let mut statement = self
             .0
             .prepare_cached("SELECT key_id, sealed FROM feed_key WHERE feed = ?1 AND epoch = ?2 ORDER BY key_id")?;
-        let rows = statement.query_map((log.feed.as_str(), signed(log.epoch)), |row| <(u32, Vec<u8>)>::try_from(row))?;
+        let rows =
+            statement.query_map((log.feed.as_str(), signed(log.epoch)), |row| <(u32, Vec<u8>)>::try_from(row))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 

@@ -83,9 +83,9 @@ impl Fleet for SqliteTx<'_> {
     }
 
     fn practitioners(&self) -> Result<Vec<PractitionerRow>, StoreError> {
-        let mut statement = self
-            .0
-            .prepare_cached("SELECT practitioner, name, role, valid_until_ms FROM practitioner ORDER BY practitioner")?;
+        let mut statement = self.0.prepare_cached(
+            "SELECT practitioner, name, role, valid_until_ms FROM practitioner ORDER BY practitioner",
+        )?;
         let mut sites =
             self.0.prepare_cached("SELECT site FROM practitioner_site WHERE practitioner = ?1 ORDER BY site")?;
         let rows = statement.query_map([], |row: &Row<'_>| RawBadge::try_from(row))?;

@@ -83,14 +83,7 @@ impl Inbox for SqliteTx<'_> {
         let mut statement = self.0.prepare_cached(
             "INSERT INTO audit_link (device, chain, seq, bytes, hash, received_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?;
-        statement.execute((
-            device.0,
-            chain.0,
-            signed(row.seq),
-            &row.link.as_bytes()[..],
-            row.hash,
-            row.received_ms,
-        ))?;
+        statement.execute((device.0, chain.0, signed(row.seq), &row.link.as_bytes()[..], row.hash, row.received_ms))?;
         Ok(())
     }
 

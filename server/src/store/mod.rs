@@ -10,6 +10,7 @@ mod inbox;
 mod register;
 mod schema;
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,6 +46,9 @@ impl SqliteStore {
         if path.exists() {
             return Err(StoreError::Constraint(format!("{} exists already", path.display())));
         }
+        // The register is in it: readable by its owner only, and so are the files that SQLite makes beside it.
+        let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        made.map_err(|error| StoreError::Disk(error.kind().to_string()))?;
         Self::connect_writer(path, OpenFlags::default())
     }
 
@@ -139,7 +143,9 @@ impl From<rusqlite::Error> for StoreError {
                 Self::Disk(failure.to_string())
             }
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Corrupt("the file"),
-            ErrorCode::ConstraintViolation => Self::Constraint("the name is taken, or something named does not exist".into()),
+            ErrorCode::ConstraintViolation => {
+                Self::Constraint("the name is taken, or something named does not exist".into())
+            }
             _ => Self::Failed(failure.to_string()),
         }
     }

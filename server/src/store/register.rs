@@ -145,6 +145,11 @@ impl Register for SqliteTx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    fn count_changed_after(&self, gseq: RegisterSeq) -> Result<u64, StoreError> {
+        let mut statement = self.0.prepare_cached("SELECT COUNT(DISTINCT person) FROM change WHERE gseq > ?1")?;
+        Ok(unsigned(statement.query_row([signed(gseq)], |row| row.get(0))?))
+    }
+
     fn outlived(&self, minute: u32) -> Result<Vec<PersonId>, StoreError> {
         let mut statement = self.0.prepare_cached(
             "SELECT DISTINCT person FROM plan
@@ -164,8 +169,7 @@ impl Register for SqliteTx<'_> {
     }
 
     fn token(&self, id: PersonId, parameters: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
-        let mut statement =
-            self.0.prepare_cached("SELECT sealed FROM token WHERE person = ?1 AND parameters = ?2")?;
+        let mut statement = self.0.prepare_cached("SELECT sealed FROM token WHERE person = ?1 AND parameters = ?2")?;
         Ok(statement.query_row((id, parameters), |row| row.get(0)).optional()?)
     }
 
@@ -211,13 +215,7 @@ impl Register for SqliteTx<'_> {
             self.0.prepare_cached("SELECT hash, at_ms, source, records, changed FROM ingest WHERE hash = ?1")?;
         let raw = statement.query_row([hash], |row| <(Vec<u8>, i64, String, i64, i64)>::try_from(row)).optional()?;
         raw.map(|(hash, at_ms, source, records, changed)| {
-            Ok(IngestRow {
-                hash: array(hash)?,
-                at_ms,
-                source,
-                records: unsigned(records),
-                changed: unsigned(changed),
-            })
+            Ok(IngestRow { hash: array(hash)?, at_ms, source, records: unsigned(records), changed: unsigned(changed) })
         })
         .transpose()
     }

@@ -1,38 +1,41 @@
 //! The agent itself: the one place that puts adapters together, and the state that the use cases share.
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
+mod error;
+mod report;
+mod unlock;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use cpis_protocol::answer::{self, CopyState};
-use cpis_protocol::audit::{Act, AuditEvent, Batch, Moment, Receipt};
-use cpis_protocol::grant::{Badge, Grant};
-use cpis_protocol::id::{DeviceId, PractitionerId};
+use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
+use cpis_protocol::grant::Grant;
+use cpis_protocol::id::DeviceId;
 use cpis_protocol::sign::{Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
-use cpis_protocol::text::Text;
 use cpis_protocol::trust::Trust;
 use cpis_protocol::{Refusal, clock::Carrier};
-use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::device_secret::{DeviceSecret, DeviceSecretError};
+use crate::device_secret::DeviceSecret;
 use crate::durable;
-use crate::journal::{Fill, Journal, JournalError, Options, Priority};
-use crate::keyslot::{Keyslot, KeyslotError, NewSlot, PassphraseProblem, VaultError, check_passphrase};
+use crate::journal::{Journal, JournalError, Options, Priority};
+use crate::keyslot::{Keyslot, KeyslotError};
 use crate::local_keys::LocalKeys;
-use crate::lookup;
-use crate::port::{Clock, Store as _, StoreError};
-use crate::random::{OsRandom, RandomError};
+use crate::port::Clock;
+use crate::random::OsRandom;
 use crate::replica::Replica;
-use crate::status::{CopyStatus, OutboxStatus, Status, SyncStatus};
+use crate::status::SyncStatus;
 use crate::store::SledStore;
 use crate::transport::{HttpTransport, Identity, TransportError};
 use crate::vault::Vault;
+
+pub use self::error::{OpenError, UnlockError};
+pub use self::report::{Outbox, WaitingEvent};
 
 /// The keyslot file's name.
 pub const KEYSLOT: &str = "keyslot";
@@ -43,97 +46,6 @@ pub const JOURNAL: &str = "journal";
 /// The replica's directory.
 pub const REPLICA: &str = "replica";
 const LOCK: &str = "agent.lock";
-
-/// The agent does not open.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// No enrolled agent lives in the directory.
-    #[error("no enrolled agent in this directory")]
-    NotEnrolled,
-    /// Another process has it.
-    #[error("another process is using this agent's directory")]
-    InUse,
-    /// The device secret does not open.
-    #[error(transparent)]
-    DeviceSecret(#[from] DeviceSecretError),
-    /// The keyslot file does not open.
-    #[error("the keyslot file does not open: {0}")]
-    Keyslot(#[from] KeyslotError),
-    /// The audit journal does not open.
-    #[error("the audit journal does not open: {0}")]
-    Journal(#[from] JournalError),
-    /// The replica does not open, and could not be set aside.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What the keyslot file holds does not verify.
-    #[error("the stored trust does not verify ({code}): {0}", code = .0.code())]
-    Refused(Refusal),
-    /// The operating system gives no randomness.
-    #[error(transparent)]
-    Random(#[from] RandomError),
-    /// The file system.
-    #[error("the agent's directory: {0}")]
-    Io(#[from] std::io::Error),
-}
-
-/// The vault was not unlocked, or no slot was added.
-#[derive(Debug, thiserror::Error)]
-pub enum UnlockError {
-    /// The slot does not open.
-    #[error(transparent)]
-    Vault(#[from] VaultError),
-    /// The grant has no valid badge for the practitioner.
-    #[error("there is no valid badge for this practitioner on this device: the operator adds one, then sync")]
-    NoBadge,
-    /// The event could not be recorded, so the vault stays locked.
-    #[error("the unlocking could not be recorded, so the vault stays locked: free some disk space")]
-    AuditCannotBeWritten,
-    /// Adding a slot needs an open vault.
-    #[error("somebody who can already unlock this device must do so first")]
-    Locked,
-    /// The passphrase is too weak.
-    #[error(transparent)]
-    Passphrase(#[from] PassphraseProblem),
-    /// The grant was sealed to another vault.
-    #[error("the feed keys do not open: sync, then unlock again")]
-    KeysDoNotOpen,
-}
-
-impl UnlockError {
-    /// A stable code.
-    #[must_use]
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::Vault(VaultError::WrongPassphrase { .. }) => "wrong-passphrase",
-            Self::Vault(VaultError::Closed) => "slot-closed",
-            Self::Vault(VaultError::NoSlot) => "no-slot",
-            Self::Vault(_) => "vault-failed",
-            Self::NoBadge => "no-badge",
-            Self::AuditCannotBeWritten => "audit-cannot-be-written",
-            Self::Locked => "vault-locked",
-            Self::Passphrase(_) => "weak-passphrase",
-            Self::KeysDoNotOpen => "keys-do-not-open",
-        }
-    }
-}
-
-/// What waits in the outbox: positions and times, never content.
-#[derive(Debug, Clone, Serialize)]
-pub struct Outbox {
-    /// How many wait.
-    pub waiting: u64,
-    /// The oldest of them.
-    pub events: Vec<WaitingEvent>,
-}
-
-/// One waiting event.
-#[derive(Debug, Clone, Serialize)]
-pub struct WaitingEvent {
-    /// Its position in the chain.
-    pub seq: u64,
-    /// When it happened.
-    pub event_ms: i64,
-}
 
 /// An enrolled device's agent.
 pub struct Agent {
@@ -427,132 +339,5 @@ impl Agent {
                 _ => Refusal::Malformed,
             }
         })
-    }
-
-    /// Unlocks the vault for a practitioner. Blocks for the memory-hard step.
-    ///
-    /// # Errors
-    /// [`UnlockError`].
-    pub fn unlock(&self, practitioner: &str, passphrase: &str) -> Result<Badge, UnlockError> {
-        let practitioner = PractitionerId::new(practitioner).map_err(|_| UnlockError::NoBadge)?;
-        let grant = self.grant();
-        let reading = self.clock.reading();
-        let now_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);
-        let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
-        let opened = self.keys.keyslot().open_vault(practitioner, passphrase);
-        let act = if opened.is_ok() { Act::Unlock } else { Act::UnlockFailed };
-        let recorded = lookup::record(self, &badge, Text::EMPTY, act);
-        let opening = opened?;
-        recorded.map_err(|()| UnlockError::AuditCannotBeWritten)?;
-        self.vault
-            .open(badge.clone(), opening, &grant, self.clock.reading().boot_ms)
-            .map_err(|_| UnlockError::KeysDoNotOpen)?;
-        Ok(badge)
-    }
-
-    /// Gives another practitioner with a badge an own slot.
-    ///
-    /// # Errors
-    /// [`UnlockError`].
-    pub fn add_slot(&self, practitioner: &str, passphrase: &str) -> Result<(), UnlockError> {
-        let practitioner = PractitionerId::new(practitioner).map_err(|_| UnlockError::NoBadge)?;
-        let grant = self.grant();
-        let reading = self.clock.reading();
-        let now_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);
-        grant.badge(&practitioner, now_ms).ok_or(UnlockError::NoBadge)?;
-        check_passphrase(passphrase)?;
-        let slot = NewSlot {
-            practitioner,
-            cost: grant.policy.passphrase_cost,
-            synthetic: self.trust().root().synthetic,
-            created_ms: now_ms,
-        };
-        let add = |opening: &_| self.keys.keyslot().add_vault_slot(slot, passphrase, opening);
-        let added = self.vault.with(reading.boot_ms, |session| add(session.opening()));
-        added.ok_or(UnlockError::Locked)?.map_err(|error| UnlockError::Vault(error.into()))
-    }
-
-    /// Locks the vault and records it.
-    pub fn lock(&self) {
-        if let Some(badge) = self.vault.close() {
-            let _ = lookup::record(self, &badge, Text::EMPTY, Act::Lock { idle: false });
-        }
-    }
-
-    /// Locks the vault if nobody has used it for too long.
-    pub fn lock_if_idle(&self) {
-        if let Some(badge) = self.vault.close_if_idle(self.clock.reading().boot_ms) {
-            tracing::info!("the vault locked itself");
-            let _ = lookup::record(self, &badge, Text::EMPTY, Act::Lock { idle: true });
-        }
-    }
-
-    /// What waits in the outbox.
-    pub fn outbox(&self) -> Outbox {
-        let waiting = self.journal.tip().seq.saturating_sub(self.journal.acknowledged().seq);
-        let events = self.unacknowledged(100).map_or_else(Vec::new, |batch| {
-            let links = (batch.after.seq + 1..).zip(batch.links);
-            links.map(|(seq, link)| WaitingEvent { seq, event_ms: link.event_ms() }).collect()
-        });
-        Outbox { waiting, events }
-    }
-
-    /// Everything that the agent says of itself.
-    pub fn status(&self) -> Status {
-        let trust = self.trust();
-        let grant = self.grant();
-        let outbox = self.outbox();
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            device: self.device.to_string(),
-            deployment: trust.root().deployment.to_string(),
-            synthetic: trust.root().synthetic,
-            site: grant.site.to_string(),
-            scope: grant.scope.to_string(),
-            access_mode: grant.policy.access_mode,
-            server: self.keys.keyslot().contents().url.clone(),
-            revoked: self.is_revoked(),
-            unlocked_by: self.vault.holder().map(|badge| badge.name.to_string()),
-            copy: self.copy_status(&grant),
-            link: self.status.get(),
-            outbox: OutboxStatus {
-                waiting: outbox.waiting,
-                through: self.journal.tip().seq,
-                acknowledged: self.journal.acknowledged().seq,
-                oldest_ms: outbox.events.first().map(|event| event.event_ms),
-                space: match self.journal.fill() {
-                    Fill::Normal => "normal".into(),
-                    Fill::Warning => "warning".into(),
-                    Fill::Full => "full".into(),
-                },
-            },
-        }
-    }
-
-    fn copy_status(&self, grant: &Grant) -> CopyStatus {
-        let view = self.replica.view();
-        let state = CopyState {
-            as_at_ms: view.beat.as_ref().map(|beat| beat.issued_ms),
-            verified: view.is_proved(),
-            revoked: self.is_revoked(),
-            lease_until_ms: grant.lease_until_ms,
-            policy: &grant.policy,
-        };
-        let reading = self.clock.reading();
-        let admitted = answer::admit(&state, &view.clock, reading);
-        let now_ms = view.clock.now(reading);
-        CopyStatus {
-            as_at_ms: state.as_at_ms,
-            age_s: now_ms.zip(state.as_at_ms).map(|(now, at)| (now - at).max(0) / 1000),
-            freshness: admitted.ok().map(|(_, freshness)| freshness),
-            cannot_answer: admitted.err().map(|reason| reason.code().into()),
-            gseq: view.head.as_ref().map_or(0, |head| head.gseq),
-            records: view.feeds.values().map(|copy| u64::from(copy.state().count)).sum(),
-            feeds: view.feeds.len(),
-            damaged: view.damaged.len(),
-            covers: view.covers(),
-            lease_until_ms: grant.lease_until_ms,
-            store_bytes: self.replica.store().bytes(),
-        }
     }
 }

@@ -1,0 +1,83 @@
+//! Why an agent does not open, and why a vault stays locked.
+//! It must not carry a passphrase or anything of a person.
+
+use cpis_protocol::Refusal;
+
+use crate::device_secret::DeviceSecretError;
+use crate::journal::JournalError;
+use crate::keyslot::{KeyslotError, PassphraseProblem, VaultError};
+use crate::port::StoreError;
+use crate::random::RandomError;
+
+/// The agent does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No enrolled agent lives in the directory.
+    #[error("no enrolled agent in this directory")]
+    NotEnrolled,
+    /// Another process has it.
+    #[error("another process is using this agent's directory")]
+    InUse,
+    /// The device secret does not open.
+    #[error(transparent)]
+    DeviceSecret(#[from] DeviceSecretError),
+    /// The keyslot file does not open.
+    #[error("the keyslot file does not open: {0}")]
+    Keyslot(#[from] KeyslotError),
+    /// The audit journal does not open.
+    #[error("the audit journal does not open: {0}")]
+    Journal(#[from] JournalError),
+    /// The replica does not open, and could not be set aside.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the keyslot file holds does not verify.
+    #[error("the stored trust does not verify ({code}): {0}", code = .0.code())]
+    Refused(Refusal),
+    /// The operating system gives no randomness.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The file system.
+    #[error("the agent's directory: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// The vault was not unlocked, or no slot was added.
+#[derive(Debug, thiserror::Error)]
+pub enum UnlockError {
+    /// The slot does not open.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The grant has no valid badge for the practitioner.
+    #[error("there is no valid badge for this practitioner on this device: the operator adds one, then sync")]
+    NoBadge,
+    /// The event could not be recorded, so the vault stays locked.
+    #[error("the unlocking could not be recorded, so the vault stays locked: free some disk space")]
+    AuditCannotBeWritten,
+    /// Adding a slot needs an open vault.
+    #[error("somebody who can already unlock this device must do so first")]
+    Locked,
+    /// The passphrase is too weak.
+    #[error(transparent)]
+    Passphrase(#[from] PassphraseProblem),
+    /// The grant was sealed to another vault.
+    #[error("the feed keys do not open: sync, then unlock again")]
+    KeysDoNotOpen,
+}
+
+impl UnlockError {
+    /// A stable code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Vault(VaultError::WrongPassphrase { .. }) => "wrong-passphrase",
+            Self::Vault(VaultError::Closed) => "slot-closed",
+            Self::Vault(VaultError::NoSlot) => "no-slot",
+            Self::Vault(_) => "vault-failed",
+            Self::NoBadge => "no-badge",
+            Self::AuditCannotBeWritten => "audit-cannot-be-written",
+            Self::Locked => "vault-locked",
+            Self::Passphrase(_) => "weak-passphrase",
+            Self::KeysDoNotOpen => "keys-do-not-open",
+        }
+    }
+}

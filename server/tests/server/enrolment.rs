@@ -1,0 +1,93 @@
+//! A code enrols one device, once, in time; everything else is refused.
+
+use cpis_protocol::message::Request;
+use cpis_protocol::trust::Trust;
+use cpis_server::port::{DeviceRow, DeviceState, Fleet as _, Store as _, StoreError};
+use cpis_server::service::ServiceError;
+
+use crate::rig::{Device, NOW, Rig, authority, text};
+
+fn refused(result: &Result<cpis_protocol::enrol::EnrolReply, ServiceError>) -> &'static str {
+    match result {
+        Err(ServiceError::Refused(code)) => code,
+        Err(ServiceError::Revoked) => "revoked",
+        Ok(_) => "accepted",
+        Err(_) => "other",
+    }
+}
+
+#[test]
+fn a_device_gets_certificate_grant_and_keys() {
+    let rig = Rig::new();
+    let invitation = rig.invite(1);
+    assert_eq!(Trust::pin(&invitation.root).unwrap().root().version, 1);
+    let device = Device::new(1);
+    let reply = device.enrol(&rig, invitation.code).unwrap();
+    assert_eq!(cpis_server::certificate::public_key(&reply.certificate), Some(device.signer.public_key()));
+    assert!(reply.roots.is_empty());
+    let grant = device.grant(&rig);
+    assert_eq!((grant.number, grant.scope, grant.site), (2, text("all"), text("site")));
+    assert_eq!(grant.lease_until_ms, NOW + 7 * 86_400_000);
+    assert!(grant.badge(&text("PARA001"), NOW).is_some());
+    let keys = grant.open_keys(&device.vault).unwrap();
+    assert!(grant.feeds.iter().all(|feed| keys.holds(feed.feed, feed.epoch, feed.key_id)));
+    assert_eq!(grant.feeds.len(), 3);
+    assert!(grant.open_keys(&Device::new(9).vault).is_err(), "sealed to one vault");
+    assert_eq!(grant.feeds[0].feed, authority(0));
+    assert_eq!(device.grant(&rig).number, 3);
+}
+
+#[test]
+fn codes_that_do_not_enrol() {
+    let rig = Rig::new();
+    let invitation = rig.invite(1);
+    let device = Device::new(1);
+    assert_eq!(refused(&device.enrol(&rig, [0; 16])), "code", "wrong");
+    rig.clock.advance(3_600_000);
+    assert_eq!(refused(&device.enrol(&rig, invitation.code)), "code", "expired");
+    let invitation = rig.invite(1);
+    assert!(device.enrol(&rig, invitation.code).is_ok());
+    assert_eq!(refused(&Device::new(2).enrol(&rig, invitation.code)), "code", "used by another");
+    assert!(device.enrol(&rig, invitation.code).is_ok(), "the same device again: its reply was lost");
+}
+
+#[test]
+fn attempts_run_out() {
+    let rig = Rig::new();
+    let invitation = rig.invite(1);
+    let stranger = Device { practitioner: text("NOBODY"), ..Device::new(1) };
+    for _ in 0..5 {
+        assert_eq!(refused(&stranger.enrol(&rig, invitation.code)), "practitioner");
+    }
+    assert_eq!(refused(&Device::new(1).enrol(&rig, invitation.code)), "code", "dead");
+}
+
+#[test]
+fn a_request_that_another_key_signed_is_refused() {
+    let rig = Rig::new();
+    let mut body = Device::new(1).request(rig.invite(1).code);
+    let last = body.len() - 1;
+    body[last] ^= 1;
+    assert!(matches!(rig.service.handle(None, Request::Enrol(body)), Err(ServiceError::Refused(_))));
+    let long = vec![6; 5000];
+    assert!(rig.service.handle(None, Request::Enrol(long)).is_err());
+}
+
+#[test]
+fn strangers_and_revoked_devices_get_nothing() {
+    let rig = Rig::new();
+    let device = rig.device(1);
+    let stranger = Device::new(2);
+    assert!(matches!(stranger.ask(&rig, Request::Grant), Err(ServiceError::Unauthorised)));
+    assert!(matches!(rig.service.handle(None, Request::Grant), Err(ServiceError::Unauthorised)));
+    rig.store()
+        .write(|tx| -> Result<(), StoreError> {
+            let row = tx.device(device.id())?.unwrap();
+            tx.put_device(&DeviceRow { state: DeviceState::Revoked, ..row })
+        })
+        .unwrap();
+    for request in [Request::Grant, Request::Beat(text("all")), Request::Root(1)] {
+        assert!(matches!(device.ask(&rig, request), Err(ServiceError::Revoked)));
+    }
+    assert_eq!(refused(&device.enrol(&rig, rig.invite(1).code)), "revoked");
+}

@@ -1,0 +1,11 @@
+//! Integration tests of the server, in one binary so that it is linked once.
+//! They must not reach into private parts: what they need, the library offers.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod enrolment;
+mod inbox;
+mod publishing;
+mod restart;
+mod rig;
+mod transport;

@@ -56,7 +56,7 @@ pub enum ConfigError {
     )]
     NotLoopback(SocketAddr),
     /// The journal's limit is out of range.
-    #[error("journal_mib = {0} is out of range: it must be between 4 and 4096")]
+    #[error("journal_mib = {0} is out of range: it must be between 4 and 1024")]
     Journal(u32),
 }
 
@@ -81,7 +81,7 @@ impl Config {
         if !self.api.ip().is_loopback() {
             return Err(ConfigError::NotLoopback(self.api));
         }
-        if !(4..=4096).contains(&self.journal_mib) {
+        if !(4..=1024).contains(&self.journal_mib) {
             return Err(ConfigError::Journal(self.journal_mib));
         }
         Ok(self)

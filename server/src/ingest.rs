@@ -1,7 +1,7 @@
 //! Takes an extract into the register: all of it or nothing, and only what is really new gets a register sequence.
 //! It must not read files or formats (that is [`crate::register`]) nor make cells (that is [`crate::publish`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cpis_protocol::answer::admit_number;
 use cpis_protocol::digest::Hash;
@@ -26,6 +26,9 @@ pub enum IngestError {
     /// More authorities than records can name.
     #[error("there are more authorities than the format can number")]
     TooManyAuthorities,
+    /// Another authority has given plans for the same number with another date of birth.
+    #[error("a person is given with another date of birth than the one under which another authority's plans stand")]
+    AnotherBirth,
     /// Carries the result of a rehearsal out of the transaction that is undone.
     #[error("rehearsal")]
     Rehearsed(Box<Applied>),
@@ -160,19 +163,22 @@ fn put<T: Tx>(
     now_ms: UnixMs,
     applied: &mut Applied,
 ) -> Result<(), IngestError> {
-    let person = person_of(row, numbers)?;
+    let mut person = person_of(row, numbers)?;
     let before = match tx.person_id(row.number)? {
         Some(id) => tx.person(id)?,
         None => None,
     };
-    if before.as_ref() == Some(&person) {
-        applied.unchanged += 1;
-        return Ok(());
-    }
     let another =
         |old: &Person| (old.birth, &old.surname, &old.given) != (person.birth, &person.surname, &person.given);
     if source.keep_others && before.as_ref().is_some_and(another) {
         applied.left_out += 1;
+        return Ok(());
+    }
+    if let Some(before) = &before {
+        keep_plans_of_others(&mut person, before)?;
+    }
+    if before.as_ref() == Some(&person) {
+        applied.unchanged += 1;
         return Ok(());
     }
     let id = tx.put_person(&person)?;
@@ -182,6 +188,24 @@ fn put<T: Tx>(
     } else {
         applied.added += 1;
     }
+    Ok(())
+}
+
+/// A source speaks for the authorities that it names: what others said of the same child stands, or one authority's
+/// extract would take another's plan away, and a crew would be told that there is none.
+fn keep_plans_of_others(person: &mut Person, before: &Person) -> Result<(), IngestError> {
+    let named: BTreeSet<u16> = person.plans.iter().map(|plan| plan.authority).collect();
+    let others: Vec<_> = before.plans.iter().filter(|plan| !named.contains(&plan.authority)).cloned().collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    if before.birth != person.birth {
+        // Taking it would make the other authority's plan unfindable under the date that it was given with.
+        return Err(IngestError::AnotherBirth);
+    }
+    person.plans.extend(others);
+    person.plans.sort();
+    person.restricted |= before.restricted;
     Ok(())
 }
 

@@ -105,6 +105,14 @@ pub struct Service<S: Store> {
     seen: Mutex<std::collections::HashMap<DeviceId, UnixMs>>,
 }
 
+/// A device that has shown who it is.
+enum Admitted {
+    /// May ask for everything that its scope covers.
+    Active(DeviceRow),
+    /// Was withdrawn.
+    Revoked(DeviceRow),
+}
+
 impl<S: Store> std::fmt::Debug for Service<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Service({})", self.deployment)
@@ -181,7 +189,16 @@ impl<S: Store> Service<S> {
         if let Request::Enrol(body) = &request {
             return self.enrol(body, now_ms);
         }
-        let device = self.admit(peer)?;
+        let device = match self.admit(peer)? {
+            Admitted::Active(device) => device,
+            // A withdrawn device gets nothing, but what it has to report is evidence.
+            Admitted::Revoked(device) => {
+                return match request {
+                    Request::Audit(body) => self.audit(&device, &body, now_ms),
+                    _ => Err(ServiceError::Revoked),
+                };
+            }
+        };
         let (reply, gseq) = match request {
             Request::Enrol(_) => return Err(ServiceError::Unauthorised),
             Request::Grant => (self.grant(&device, now_ms)?, None),
@@ -203,13 +220,13 @@ impl<S: Store> Service<S> {
     }
 
     /// The device, if it may ask for anything.
-    fn admit(&self, peer: Option<DeviceId>) -> Result<DeviceRow, ServiceError> {
+    fn admit(&self, peer: Option<DeviceId>) -> Result<Admitted, ServiceError> {
         let peer = peer.ok_or(ServiceError::Unauthorised)?;
         let device = self.store.read(|tx| tx.device(peer))?.ok_or(ServiceError::Unauthorised)?;
-        match device.state {
-            DeviceState::Active => Ok(device),
-            DeviceState::Revoked => Err(ServiceError::Revoked),
-        }
+        Ok(match device.state {
+            DeviceState::Active => Admitted::Active(device),
+            DeviceState::Revoked => Admitted::Revoked(device),
+        })
     }
 
     fn check_scope(&self, device: &DeviceRow, scope: ScopeId) -> Result<(), ServiceError> {

@@ -1,8 +1,45 @@
-//! Small measures for the benchmarks: percentiles, memory of a process, sizes.
-//! It must not judge: a figure is printed, never asserted.
+//! What the benchmark measures, and small measures that its parts share: percentiles, memory of a process, sizes.
+//! It must not judge: a figure is printed beside its target, never asserted.
+//!
+//! | file | what it measures |
+//! |---|---|
+//! | `live.rs` | the real agent program: memory, start to first answer |
+//! | `library.rs` | look-up and apply through the library |
+//! | `disk.rs` | the audit journal against the bare disk |
+//! | `wire.rs` | bytes on the wire between the real programs, counted at `net.rs` |
+//! | `register.rs` | sizes of the programs, a national register, the memory-hard step |
+//! | `fleet.rs` | the deployment that these share |
+//! | `report.rs` | how figures are printed |
+
+pub mod disk;
+pub mod fleet;
+pub mod library;
+pub mod live;
+pub mod net;
+pub mod register;
+pub mod report;
+pub mod wire;
 
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+/// How much of everything is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    /// Only to see that every measure still runs.
+    pub quick: bool,
+}
+
+impl Scale {
+    /// The number for a real run, or the one for a quick run.
+    #[must_use]
+    pub const fn of<T: Copy>(self, real: T, quick: T) -> T {
+        if self.quick { quick } else { real }
+    }
+}
 
 /// The value below which `share` (0 to 1) of the sorted samples lie.
 #[must_use]
@@ -15,12 +52,44 @@ pub fn percentile(samples: &mut [Duration], share: f64) -> Duration {
     samples.get(at).copied().unwrap_or_default()
 }
 
+/// The median.
+#[must_use]
+pub fn median(samples: &mut [Duration]) -> Duration {
+    percentile(samples, 0.5)
+}
+
 /// Resident memory of a process in KiB.
 #[must_use]
 pub fn resident_kib(pid: u32) -> Option<u64> {
+    memory_kib(pid, "VmRSS")
+}
+
+/// A line of `/proc/<pid>/status` that is in KiB: `VmRSS`, `VmHWM` (the peak), `RssAnon`, `RssFile`.
+#[must_use]
+pub fn memory_kib(pid: u32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// Runs a command to its end and says how long it took and how much memory it had at most, in KiB.
+///
+/// # Errors
+/// When it cannot be started or fails.
+pub fn run_measured(command: &mut Command) -> anyhow::Result<(Duration, u64)> {
+    let started = Instant::now();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut peak_kib = 0;
+    let status = loop {
+        // The peak only grows, so what is missed is at most the growth of the last few milliseconds.
+        peak_kib = memory_kib(child.id(), "VmHWM").map_or(peak_kib, |now| peak_kib.max(now));
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok((started.elapsed(), peak_kib))
 }
 
 /// Bytes of all files below a directory.

@@ -2,7 +2,9 @@
 //! demonstration. It must not reach into the products for anything that a user could not do.
 
 pub mod bench;
+pub mod loopback;
 pub mod lossyfs;
+pub mod needles;
 pub mod process;
 pub mod publisher;
 pub mod scene;

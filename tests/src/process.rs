@@ -49,6 +49,9 @@ pub fn program(name: &str) -> anyhow::Result<Command> {
     for variable in ["CPIS_AGENT_DIR", "CPIS_SERVER_DIR", "CPIS_JSON", "CPIS_AGENT_API", "RUST_BACKTRACE", "RUST_LOG"] {
         command.env_remove(variable);
     }
+    for proxy in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env_remove(proxy);
+    }
     command.stdin(Stdio::null());
     Ok(command)
 }

@@ -1,7 +1,7 @@
 //! A whole deployment on loopback, made with the real programs' own commands: a server, scopes, sites, people, agents.
 //! It must not use anything that an operator does not have, but for knowing whom the synthetic register holds.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -23,8 +23,29 @@ pub const SEED: u64 = 20_261_122;
 #[derive(Debug)]
 pub struct Site {
     directory: PathBuf,
-    port: u16,
+    place: Place,
     people: Vec<PersonRow>,
+}
+
+/// Where a server is to be found.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Where devices reach it.
+    pub url: String,
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+impl Place {
+    /// A free port of this machine's loopback.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn loopback() -> anyhow::Result<Self> {
+        // The port is free now; should another process take it before the server does, the server says so.
+        let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        Ok(Self { url: format!("https://localhost:{}", listen.port()), listen })
+    }
 }
 
 /// The rules of one site.
@@ -42,16 +63,29 @@ impl Site {
     /// # Errors
     /// When a command fails.
     pub fn make(directory: &Path, authorities: &[&str], records: u32) -> anyhow::Result<Self> {
-        // The port is free now; should another process take it before the server does, the server says so.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut site = Self { directory: directory.join("server"), port, people: Vec::new() };
+        Self::make_at(directory, Place::loopback()?, authorities, records, &[])
+    }
+
+    /// The same at another place, and with further arguments for `init`.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn make_at(
+        directory: &Path,
+        place: Place,
+        authorities: &[&str],
+        records: u32,
+        init: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut site = Self { directory: directory.join("server"), place, people: Vec::new() };
         std::fs::create_dir_all(directory)?;
         let (url, roots) = (site.url(), directory.join("root-keys"));
         run(site
             .command()?
             .args(["init", "--deployment", "Demonstration", "--synthetic", "--no-passphrase"])
             .args(["--url", &url, "--root-threshold", "2", "--root-keys", "3", "--root-key-dir"])
-            .arg(roots))?;
+            .arg(roots)
+            .args(init))?;
         site.register(authorities, records)?;
         let mut scope = site.command()?;
         scope.args(["scope", "add", "all"]);
@@ -127,7 +161,7 @@ impl Site {
     /// The server's address.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("https://localhost:{}", self.port)
+        self.place.url.clone()
     }
 
     /// The server's directory.
@@ -179,7 +213,7 @@ impl Site {
         let ready = self.directory.join("ready");
         let _ = std::fs::remove_file(&ready);
         let mut command = self.command()?;
-        command.args(["serve", "--listen", &format!("127.0.0.1:{}", self.port), "--ready-file"]).arg(&ready);
+        command.args(["serve", "--listen", &self.place.listen.to_string(), "--ready-file"]).arg(&ready);
         command.env("RUST_LOG", log);
         let mut running = Running::start(&mut command)?;
         running.wait_until("the server to be ready", || ready.exists())?;

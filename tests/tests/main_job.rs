@@ -57,14 +57,18 @@ fn assert_shown(revealed: &Value, person: &PersonRow) {
     assert_eq!(text(revealed, "/flags/0/office_phone"), *office);
     assert_eq!(text(revealed, "/flags/0/duty_phone"), *duty);
     assert_eq!(text(revealed, "/flags/0/display"), plan.kind.display());
-    assert_eq!(revealed["flags"][0]["start"].as_str().map(str::to_owned), plan.start.map(cpis_protocol::nhs::Date::iso));
+    assert_eq!(
+        revealed["flags"][0]["start"].as_str().map(str::to_owned),
+        plan.start.map(cpis_protocol::nhs::Date::iso)
+    );
     assert!(["office", "duty"].contains(&text(revealed, "/ring_now")));
 }
 
 /// The kinds of the events, with what was answered.
 fn kinds(events: &[Value]) -> Vec<String> {
     let one = |event: &Value| {
-        let parts = [text(event, "/act"), text(event, "/outcome"), text(event, "/reason"), text(event, "/notification")];
+        let parts =
+            [text(event, "/act"), text(event, "/outcome"), text(event, "/reason"), text(event, "/notification")];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     };
     events.iter().map(one).collect()
@@ -160,7 +164,10 @@ fn ambulance_asks(stage: &Stage, person: &PersonRow, unknown: &str) {
     // Not in the copy: fixed words, as at, covering.
     let (code, reply) = crew.ask(unknown, "2015-03-04", &[]).unwrap();
     assert_eq!((code, text(&reply, "/answer")), (0, "not-in-this-copy"));
-    assert_eq!([text(&reply, "/words/0"), text(&reply, "/words/1")], [answer::NOT_IN_THIS_COPY, answer::NOT_NO_CONCERNS]);
+    assert_eq!(
+        [text(&reply, "/words/0"), text(&reply, "/words/1")],
+        [answer::NOT_IN_THIS_COPY, answer::NOT_NO_CONCERNS]
+    );
     assert!(count(&reply, "/copy/as_at_ms") > 0);
     let (code, _) = crew.reveal(count(&reply, "/look_up")).unwrap();
     assert_eq!(code, 1, "there is nothing to reveal");

@@ -49,7 +49,15 @@ pub(crate) fn explain(error: &anyhow::Error) -> Told {
         return Told { message: failure.message.clone(), hint: failure.hint.clone(), code: failure.code };
     }
     let (hint, code) = error.chain().find_map(hint).unwrap_or((None, FAILED));
-    Told { message: format!("{error:#}"), hint: hint.map(str::to_owned), code }
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Most errors of the library quote their cause already.
+        if !message.ends_with(&cause) {
+            let colon = if message.is_empty() { "" } else { ": " };
+            message = format!("{message}{colon}{cause}");
+        }
+    }
+    Told { message, hint: hint.map(str::to_owned), code }
 }
 
 type Hint = (Option<&'static str>, u8);
@@ -89,6 +97,10 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<Hint> {
         }
         Some(IngestError::NotEngland(_)) => {
             return Some((Some("invented people go into a deployment made with --synthetic"), FAILED));
+        }
+        Some(IngestError::AnotherBirth) => {
+            let hint = "trace the number: one of the two authorities has the wrong person or date; nothing was changed";
+            return Some((Some(hint), FAILED));
         }
         Some(IngestError::TooManyAuthorities | IngestError::Rehearsed(_)) | None => {}
     }

@@ -295,3 +295,20 @@ fn blind_identities_are_not_reused_after_a_removal() {
     rig.apply(vec![person(1, vec![plan(authority(0))])]);
     assert_ne!(blind(), first);
 }
+
+/// One authority's extract says nothing about another's plans: else a child would vanish from a copy by somebody's file.
+#[test]
+fn an_extract_never_takes_another_authoritys_plan_away() {
+    let rig = Rig::new();
+    rig.apply(vec![person(1, vec![plan(authority(0))])]);
+    rig.publish();
+    rig.apply(vec![person(1, vec![plan(authority(1))])]);
+    let published = rig.publish();
+    assert_eq!(published.removes, 0);
+    assert!(published.puts >= 1);
+    // The first authority ends its plan: only that one goes, once its time to be shown is over.
+    let mut ended = plan(authority(0));
+    ended.end = ended.start;
+    let applied = rig.apply(vec![person(1, vec![ended])]);
+    assert_eq!((applied.changed, applied.unchanged), (1, 0));
+}

@@ -1,0 +1,214 @@
+//! Bytes on the wire between the real programs: the first sync, 500 changes, and idle polls.
+//! It must not leave anything out that a mobile operator would count.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use cpis_protocol::cell::CELL_BYTES;
+use cpis_protocol::nhs::{Date, NhsNumber};
+use cpis_server::register::{Change, Extract, PersonRow, write_plans_csv};
+use serde_json::Value;
+
+use super::Scale;
+use super::fleet::{AUTHORITIES, Api, SITE, server};
+use super::net::{Count, Line};
+use super::report::{Report, grouped, ratio, time};
+use crate::process::{Running, run};
+use crate::site::{AgentSite, Site};
+
+/// The header of an Ethernet frame, which the interface counts.
+const ETHERNET: u64 = 14;
+
+struct Wire<'a> {
+    line: &'a Line,
+    site: &'a Site,
+    scale: Scale,
+    report: &'a mut Report,
+}
+
+/// All measures of the wire.
+///
+/// # Errors
+/// When a program fails.
+pub fn wire(directory: &Path, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
+    let records = scale.of(20_000, 500);
+    let line = Line::lay()?;
+    report.section(&format!("Bytes on the wire, both ways, {} records", grouped(u64::from(records))));
+    match &line {
+        Line::Namespaces(..) => {
+            report.figure("counted at", "veth between two namespaces, frames of at most 1,514 bytes")
+        }
+        Line::Relay(_, why) => report.figure("counted at", format!("a relay, TCP payload only, because: {why}")),
+    }
+    let site = server(directory, line.place()?, &AUTHORITIES, records, &[])?;
+    // A poll comes soon enough to wait for it, and after the server's first keep-alive ping.
+    let settings = site.directory().join("server.toml");
+    let text = std::fs::read_to_string(&settings)?;
+    let poll_s = format!("poll_s = {}", scale.of(75, 3));
+    ensure!(text.contains("poll_s = 300"), "server.toml has no poll_s");
+    std::fs::write(&settings, text.replace("poll_s = 300", &poll_s))?;
+    let mut serving = line.at_server(|| site.serve())?;
+    let mut wire = Wire { line: &line, site: &site, scale, report };
+    line.at_agent(|| {
+        let agent = wire.enrol(directory)?;
+        wire.first_sync(&agent)?;
+        let (mut running, api) = wire.changes(directory, &agent)?;
+        wire.poll(&api, &mut running, "idle poll, warm connection", true)?;
+        serving.stop()?;
+        serving = line.at_server(|| site.serve())?;
+        wire.poll(&api, &mut running, "idle poll, cold connection (full handshake)", false)?;
+        running.stop()?;
+        wire.cold_start(&agent)?;
+        serving.stop().map(|_| ())
+    })
+}
+
+impl Wire<'_> {
+    fn quiet(&self) -> anyhow::Result<Count> {
+        self.line.wait_quiet(self.scale.of(Duration::from_secs(2), Duration::from_millis(300)))
+    }
+
+    fn show(&self, what: &str, count: Count) {
+        let parts = format!("{} down, {} up, {} packets", grouped(count.down), grouped(count.up), count.packets);
+        self.report.figure(what, format!("{} bytes ({parts})", grouped(count.bytes())));
+    }
+
+    fn enrol(&self, directory: &Path) -> anyhow::Result<AgentSite> {
+        let before = self.quiet()?;
+        let agent = self.site.enrol(&directory.join("tablet"), SITE)?;
+        self.show("enrolment", self.quiet()?.since(&before));
+        Ok(agent)
+    }
+
+    fn first_sync(&mut self, agent: &AgentSite) -> anyhow::Result<()> {
+        let before = self.quiet()?;
+        let started = Instant::now();
+        let mut running = agent.start()?;
+        let status = Api::wait(agent.directory())?.wait_synced(&mut running, 0)?;
+        let took = started.elapsed();
+        let count = self.quiet()?.since(&before);
+        running.stop()?;
+        let cells = status.copy.records;
+        let bare = cells * CELL_BYTES as u64;
+        self.report.figure("first sync: cells, and cells x 160", format!("{cells}, {} bytes", grouped(bare)));
+        self.report.figure("first sync: from the agent's start to the copy in use", time(took));
+        self.show("first sync", count);
+        let over = ratio(count.bytes(), bare);
+        let target = "later issue: at most 1.05 x cells";
+        self.report.target("first sync: frames to cells", format!("{over:.3}"), target, over <= 1.05);
+        if count.packets > 0 {
+            let plain = ratio(count.bytes() - count.packets * ETHERNET, bare);
+            self.report.target("first sync: IP packets to cells", format!("{plain:.3}"), target, plain <= 1.05);
+        }
+        Ok(())
+    }
+
+    fn changes(&mut self, directory: &Path, agent: &AgentSite) -> anyhow::Result<(Running, Api)> {
+        let extract = extract(self.site, self.scale.of(500, 50))?;
+        let file = directory.join("changes.csv");
+        std::fs::write(&file, write_plans_csv(&extract)?)?;
+        let done: Value = serde_json::from_str(&run(self.site.command()?.arg("--json").arg("ingest").arg(&file))?)?;
+        let number = |name: &str| done.get(name).and_then(Value::as_u64).with_context(|| format!("no {name}: {done}"));
+        let cells = number("puts")? + number("removes")?;
+        let before = self.quiet()?;
+        let started = Instant::now();
+        let mut running = agent.start()?;
+        let api = Api::wait(agent.directory())?;
+        api.wait_synced(&mut running, 0)?;
+        let took = started.elapsed();
+        let count = self.quiet()?.since(&before);
+        let bare = cells * CELL_BYTES as u64;
+        let what = format!("{} changes made while away", extract.changes.len());
+        self.report.figure(&format!("{what}: cells, and cells x 160"), format!("{cells}, {} bytes", grouped(bare)));
+        self.report.figure(&format!("{what}: from the agent's start to the copy in use"), time(took));
+        self.show(&format!("{what}: cold connection, grant and head included"), count);
+        let limit = bare + bare / 10 + 4096;
+        let value = format!("{:.3}, limit {}", ratio(count.bytes(), bare), grouped(limit));
+        let target = "later issue: at most 1.1 x cells + 4 KiB";
+        self.report.target(&format!("{what}: frames to cells"), value, target, count.bytes() <= limit);
+        Ok((running, api))
+    }
+
+    /// Waits for a poll of the timer's own, and tells it apart from what went before it.
+    fn poll(&self, api: &Api, running: &mut Running, what: &str, idle: bool) -> anyhow::Result<()> {
+        let attempts = api.status()?.link.attempts;
+        let start = self.quiet()?;
+        let started = Instant::now();
+        let (mut mark, mut last, mut since) = (start, start, Instant::now());
+        let still = self.scale.of(Duration::from_secs(1), Duration::from_millis(200));
+        let mut failed = None;
+        let mut mark_at = started;
+        running.wait_until("a poll", || {
+            match self.line.count() {
+                Ok(now) if now != last => (last, since) = (now, Instant::now()),
+                Ok(now) if since.elapsed() >= still => (mark, mark_at) = (now, Instant::now()),
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+            let status = api.status();
+            failed.is_some() || status.is_ok_and(|s| s.link.attempts > attempts)
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let status = api.wait_synced(running, attempts)?;
+        ensure!(status.link.attempts == attempts + 1, "more than one poll was counted");
+        let waited = mark_at - started;
+        if idle {
+            let name = format!("idle connection, {} s", waited.as_secs());
+            self.show(&name, mark.since(&start));
+        }
+        self.show(what, self.quiet()?.since(&mark));
+        Ok(())
+    }
+
+    fn cold_start(&self, agent: &AgentSite) -> anyhow::Result<()> {
+        let before = self.quiet()?;
+        let mut running = agent.start()?;
+        Api::wait(agent.directory())?.wait_synced(&mut running, 0)?;
+        self.show("nothing new at the agent's start (full handshake, grant, beat)", self.quiet()?.since(&before));
+        running.stop()?;
+        Ok(())
+    }
+}
+
+/// Three fifths of the changes end a plan, three tenths are new people, one tenth are numbers taken out.
+fn extract(site: &Site, changes: usize) -> anyhow::Result<Extract> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let today = Date::of_unix_ms(i64::try_from(now.as_millis())?)?;
+    let plain = |person: &&PersonRow| {
+        person.plans.len() == 1 && person.plans.iter().all(|plan| plan.end.is_none() && plan.due.is_none())
+    };
+    let mut people = site.people().iter().filter(plain).cloned();
+    let (updates, inserts) = (changes * 3 / 5, changes * 3 / 10);
+    let mut all = Vec::new();
+    for mut person in people.by_ref().take(updates) {
+        for plan in &mut person.plans {
+            plan.end = Some(today);
+        }
+        all.push(Change::Put(person));
+    }
+    let removed: Vec<_> = people.by_ref().take(changes - updates - inserts).collect();
+    all.extend(removed.iter().map(|person| Change::Delete(person.number)));
+    let known: std::collections::BTreeSet<_> = site.people().iter().map(|person| person.number.as_u64()).collect();
+    let numbers = (999_800_000u64..).filter_map(|nine| NhsNumber::new(nine * 10 + NhsNumber::check_digit(nine)?).ok());
+    let free = numbers.filter(|number| !known.contains(&number.as_u64()));
+    all.extend(free.zip(people).take(inserts).map(|(number, person)| Change::Put(PersonRow { number, ..person })));
+    ensure!(all.len() == changes, "the register is too small for {changes} changes");
+    Ok(Extract { authorities: Vec::new(), changes: all })
+}
+
+/// What the machine has that figures depend on: processor, kernel, file system of the work directory.
+///
+/// # Errors
+/// When it cannot be found out.
+pub fn machine(directory: &Path) -> anyhow::Result<String> {
+    let processors = std::fs::read_to_string("/proc/cpuinfo")?;
+    let names = || processors.lines().filter_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let system = run(Command::new("df").arg("--output=fstype").arg(directory))?;
+    let system = system.lines().nth(1).unwrap_or("unknown");
+    Ok(format!("{} x {}, Linux {}, {system}", names().count(), names().next().unwrap_or("unknown"), kernel.trim()))
+}

@@ -96,7 +96,11 @@ proptest! {
             });
             rig.apply(changes.collect());
             rig.publish();
-            model.extend(step);
+            for (n, where_to) in step {
+                // A put speaks only for the authorities that it names; a delete takes everything.
+                let known = model.entry(n).or_default();
+                *known = if where_to == 0 { 0 } else { *known | where_to };
+            }
             let (head, _) = head(&rig, &device);
             let mut lives = BTreeMap::new();
             for index in 0..3 {

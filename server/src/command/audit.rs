@@ -1,4 +1,5 @@
 //! `audit`: show and verify what devices sent.
+//! It must not show who was looked up unless that was asked for by name.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
 //! `bundle`: a scope in one file.
+//! It must not write half a file under the final name.
 
 use std::path::PathBuf;
 

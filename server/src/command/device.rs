@@ -1,4 +1,5 @@
 //! `device`: invite, list, revoke.
+//! It must not keep or show a one-time code after it was handed out.
 
 use std::path::{Path, PathBuf};
 

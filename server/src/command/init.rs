@@ -1,4 +1,5 @@
 //! `init`: a whole deployment in one go.
+//! It must not overwrite a deployment that is there.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! `practitioner`: who may unlock devices, and where.
+//! It must not give a badge without a site.
 
 use clap::Subcommand;
 use cpis_protocol::grant::Badge;

@@ -1,4 +1,5 @@
 //! `synthesise` and `ingest`: into the register, then published.
+//! It must not print a line of a refused file: only where and why.
 
 use std::io::Read as _;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
 //! `root`: make, draft, sign, install and show trust roots.
+//! It must not sign anything that it has not shown.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 //! `scope`: the named lists of feeds.
+//! It must not take a feed out of a scope unasked.
 
 use std::collections::BTreeSet;
 

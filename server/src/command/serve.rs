@@ -1,4 +1,5 @@
 //! `serve`: the running server.
+//! It must not serve anything itself: the library does.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

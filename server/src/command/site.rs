@@ -1,4 +1,5 @@
 //! `site`: where devices are used, and the policy that they get.
+//! It must not set a policy that the protocol would refuse.
 
 use clap::{Subcommand, ValueEnum};
 use cpis_protocol::id::SiteId;

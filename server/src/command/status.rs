@@ -1,4 +1,5 @@
 //! `status`: what this server holds.
+//! It must not show anything of a person.
 
 use cpis_server::clock::iso;
 use cpis_server::home;

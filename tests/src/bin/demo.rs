@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use cpis_tests::process::{Running, program};
 use cpis_tests::site::{AgentSite, PRACTITIONER, Site, SiteRules};
-use serde_json::Value;
 
 const HELP: &str = "\
 Shows the main job of CP-IS Edge with the real programs, on this machine only, with invented people.
@@ -71,12 +70,13 @@ fn quote(text: &str) {
 }
 
 /// Runs an agent command as a user would see it; its exit code does not matter here.
-fn agent(site: &AgentSite, arguments: &[&str]) -> anyhow::Result<()> {
+fn agent(site: &AgentSite, arguments: &[&str]) -> anyhow::Result<String> {
     println!("   $ cpis-agent {}", arguments.join(" "));
     let output = site.output(arguments)?;
-    quote(&String::from_utf8_lossy(&output.stdout));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    quote(&printed);
     quote(&String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    Ok(printed)
 }
 
 /// A command whose progress goes straight to the terminal.
@@ -165,14 +165,15 @@ fn ask_offline(stage: &Stage) -> anyhow::Result<()> {
     let flagged = stage.site.flagged()?;
     let (number, birth) = (flagged.number.grouped(), flagged.birth.iso());
     step("1. A child who is known to social care");
-    agent(&stage.ambulance, &["look-up", "--nhs-number", &number, "--date-of-birth", &birth])?;
-    let reply = stage.ambulance.look_up(flagged.number, flagged.birth)?;
-    let look_up = reply.get("look_up").and_then(Value::as_u64).context("no look-up")?.to_string();
+    let printed = agent(&stage.ambulance, &["look-up", "--nhs-number", &number, "--date-of-birth", &birth])?;
+    ensure!(printed.starts_with("RECORD FOUND"), "a child with a plan was not found");
     say("So far only that a record exists. Showing it is a second, deliberate step:");
-    agent(&stage.ambulance, &["reveal", &look_up])?;
+    let look_up = printed.split_whitespace().last().context("no look-up")?;
+    agent(&stage.ambulance, &["reveal", look_up])?;
     step("2. A child who is not in this copy: the answer that crews see most");
     let unknown = stage.site.unknown()?.grouped();
-    agent(&stage.ambulance, &["look-up", "--nhs-number", &unknown, "--date-of-birth", "2015-03-04"])?;
+    let printed = agent(&stage.ambulance, &["look-up", "--nhs-number", &unknown, "--date-of-birth", "2015-03-04"])?;
+    ensure!(printed.starts_with("NOT IN THIS COPY"), "somebody unknown was not answered as such");
     step("3. A mistyped number");
     agent(&stage.ambulance, &["look-up", "--nhs-number", "999 000 0019", "--date-of-birth", "2015-03-04"])?;
     step("4. A child from an area that this tablet does not cover");
@@ -184,7 +185,8 @@ fn ask_offline(stage: &Stage) -> anyhow::Result<()> {
     agent(&stage.remote, &["look-up", "--nhs-number", &number, "--date-of-birth", &birth])?;
     agent(&stage.remote, &["look-up", "--nhs-number", &unknown, "--date-of-birth", "2015-03-04"])?;
     step("Every question was recorded before it was answered");
-    agent(&stage.ambulance, &["outbox"])
+    agent(&stage.ambulance, &["outbox"])?;
+    Ok(())
 }
 
 fn prove_audit(stage: &Stage) -> anyhow::Result<()> {

@@ -134,8 +134,12 @@ fn search(agent: &Agent, asked: &Asked, area: Option<&str>) -> Result<(Answer, V
     // A copy that may not answer is not worth the memory-hard step.
     admit(agent, agent.clock().reading())?;
     let parameters = agent.replica().view().head.as_ref().map(|head| head.lookup).ok_or(CannotAnswer::NeverSynced)?;
-    let token =
-        Query::nhs_number(asked.number, asked.birth).token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?;
+    let query = Query::nhs_number(asked.number, asked.birth);
+    let token = {
+        // One at a time: many at once would take all the memory that a tablet has.
+        let _turn = agent.memory_hard();
+        query.token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?
+    };
     let reading = agent.clock().reading();
     let (copy, found) = find(agent, &token, reading)?;
     if !found.is_empty() {

@@ -67,7 +67,9 @@ impl Api {
         let lines = left.chain(headers).filter(|(_, value)| !value.is_empty());
         let lines: String = lines.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let length = body.len();
-        self.raw(&format!("{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n{lines}\r\n{body}"))
+        self.raw(&format!(
+            "{method} {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n{lines}\r\n{body}"
+        ))
     }
 
     /// POST with JSON.

@@ -13,7 +13,8 @@ use anyhow::{Context as _, bail, ensure};
 /// How long anything may take before the harness gives up. Not a measure of speed.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where the programs are: built once, in the profile of the running test or demonstration.
+/// Where the programs are: in `CPIS_TEST_PROGRAMS` where that is set, e.g. to test an installed package; else they are
+/// built once, in the profile of the running test or demonstration.
 ///
 /// # Errors
 /// When they do not build.
@@ -24,6 +25,9 @@ pub fn programs() -> anyhow::Result<&'static Path> {
 }
 
 fn build() -> anyhow::Result<PathBuf> {
+    if let Some(given) = std::env::var_os("CPIS_TEST_PROGRAMS") {
+        return Ok(given.into());
+    }
     let me = std::env::current_exe()?;
     let directory = me
         .ancestors()

@@ -65,7 +65,11 @@ fn only_the_local_holder_of_the_token_is_answered() {
             assert!(!reply.body.to_string().contains(&api.0.token));
         }
     }
-    assert_eq!(api.0.raw("GET /v1/status HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap().status, 400, "no host at all");
+    assert_eq!(
+        api.0.raw("GET /v1/status HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap().status,
+        400,
+        "no host at all"
+    );
     assert_eq!(api.send("GET", "/v1/status", &[("Host", &format!("localhost:{port}"))], "").status, 200);
     assert!(!running.log().contains(&api.0.token), "the token is not logged");
     assert!(running.stop().unwrap().success(), "SIGTERM ends it with 0");
@@ -164,7 +168,20 @@ fn commands_fail_in_words_with_their_codes() {
 #[test]
 fn every_command_helps() {
     let agent = ["enrol", "run", "unlock", "lock", "add-practitioner", "look-up", "reveal", "sync", "import", "status"];
-    let server = ["init", "root", "synthesise", "ingest", "scope", "site", "device", "practitioner", "audit", "bundle", "serve", "status"];
+    let server = [
+        "init",
+        "root",
+        "synthesise",
+        "ingest",
+        "scope",
+        "site",
+        "device",
+        "practitioner",
+        "audit",
+        "bundle",
+        "serve",
+        "status",
+    ];
     for (name, commands) in [("cpis-agent", &agent[..]), ("cpis-server", &server[..])] {
         let all = run(program(name).unwrap().arg("--help")).unwrap();
         assert!(all.contains("0 done"), "{name} --help tells the exit codes");

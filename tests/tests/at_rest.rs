@@ -78,7 +78,10 @@ fn ask(agent: &AgentSite, people: &[&PersonRow]) {
         let (code, reply) = agent.ask(&person.number.grouped(), &person.birth.iso(), &["--incident", "X1"]).unwrap();
         assert_eq!((code, text(&reply, "/answer")), (0, "flagged"), "{reply}");
         let (code, shown) = agent.reveal(count(&reply, "/look_up")).unwrap();
-        assert!(code == 0 && text(&shown, "/flags/0/office_phone").starts_with("0113"), "the search knows the telephones");
+        assert!(
+            code == 0 && text(&shown, "/flags/0/office_phone").starts_with("0113"),
+            "the search knows the telephones"
+        );
     }
 }
 
@@ -101,7 +104,13 @@ fn nothing_of_a_known_person_is_readable_in_any_file_or_log() {
     let server = site.serve_logging("debug").unwrap();
     let agent = site.enrol(&work.path().join("crew"), "crew").unwrap();
     std::fs::write(agent.directory().join("agent.toml"), "log = \"trace\"\n").unwrap();
-    let plain = |p: &&PersonRow| !p.restricted && p.plans.len() == 1 && p.plans[0].end.is_none() && p.plans[0].start.is_some() && p.plans[0].due.is_none();
+    let plain = |p: &&PersonRow| {
+        !p.restricted
+            && p.plans.len() == 1
+            && p.plans[0].end.is_none()
+            && p.plans[0].start.is_some()
+            && p.plans[0].due.is_none()
+    };
     let people: Vec<&PersonRow> = site.people().iter().filter(plain).take(220).collect();
     let (asked, rest) = people.split_at(20);
     let unknown = site.unknown().unwrap();

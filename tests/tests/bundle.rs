@@ -69,7 +69,8 @@ fn taken_in_by_command_running_or_stopped_and_refused_when_wrong() {
     let first = stage.bundle("first.cpisbundle");
     stage.take_out(0);
     let second = stage.bundle("second.cpisbundle");
-    assert_eq!(import(&stopped, &second).0, 0, "into a stopped agent");
+    let (code, error) = import(&stopped, &second);
+    assert_eq!(code, 0, "into a stopped agent: {error}");
     let process = running.start().unwrap();
     running.unlock().unwrap();
     let (code, reply) = running.ask(&stage.site.people()[5].number.digits(), "2015-03-04", &[]).unwrap();
@@ -128,7 +129,11 @@ fn refusals(stage: &Stage, agent: &AgentSite, older: &Path, good: &Path) {
         let (code, error) = import(agent, &path);
         assert!(code == 1 && error.contains(words), "{what}: {code} {error}");
         let after = copy(agent);
-        assert_eq!([&after["as_at_ms"], &after["gseq"], &after["damaged"]], [&before["as_at_ms"], &before["gseq"], &json!(0)], "{what}");
+        assert_eq!(
+            [&after["as_at_ms"], &after["gseq"], &after["damaged"]],
+            [&before["as_at_ms"], &before["gseq"], &json!(0)],
+            "{what}"
+        );
     }
     // A flipped bit is in something that is not needed, or refused; it never changes an answer.
     import(agent, &wrong("flipped.cpisbundle", &flipped));
@@ -153,7 +158,7 @@ fn taken_in_from_the_watched_folder() {
     stage.take_out(1);
     let third = stage.bundle("third.cpisbundle");
     let gseq = |name: &str| {
-        assert_eq!(import(&other, &stage.work.path().join(name)).0, 0);
+        assert_eq!(import(&other, &stage.work.path().join(name)), (0, String::new()));
         count(&copy(&other), "/gseq")
     };
     let seqs = ["first", "second", "third"].map(|name| gseq(&format!("{name}.cpisbundle")));

@@ -115,7 +115,13 @@ fn deployment(work: &std::path::Path) -> Site {
 
 /// Those who stay as they are, and those whom every round changes.
 fn people(site: &Site) -> (Vec<PersonRow>, Vec<PersonRow>) {
-    let plain = |p: &&PersonRow| !p.restricted && p.plans.len() == 1 && p.plans[0].end.is_none() && p.plans[0].due.is_none() && p.plans[0].start.is_some();
+    let plain = |p: &&PersonRow| {
+        !p.restricted
+            && p.plans.len() == 1
+            && p.plans[0].end.is_none()
+            && p.plans[0].due.is_none()
+            && p.plans[0].start.is_some()
+    };
     let all: Vec<PersonRow> = site.people().iter().filter(plain).cloned().collect();
     let (steady, changing) = all.split_at(40);
     (steady.to_vec(), changing.to_vec())
@@ -124,17 +130,31 @@ fn people(site: &Site) -> (Vec<PersonRow>, Vec<PersonRow>) {
 /// Writes one round's extract: some end, some begin again, some go and come back.
 fn round(site: &Site, changing: &[PersonRow], round: u64) -> std::path::PathBuf {
     let end = today().unwrap().plus_days(-i32::try_from(round % 200).unwrap()).iso();
-    let lines: Vec<String> = changing.iter().take(30).zip(round..).map(|(p, at)| {
-        let (plan, number) = (&p.plans[0], p.number.digits());
-        match at % 3 {
-            0 => format!("{number},,,,,,,,,,,delete"),
-            odd => {
-                let end = if odd == 1 && plan.start.unwrap() < today().unwrap().plus_days(-200) { end.as_str() } else { "" };
-                let who = [number, p.birth.iso(), p.surname.clone(), p.given.clone()].join(",");
-                format!("{who},,{},{},{end},,{},false,put", plan.kind.code(), plan.start.unwrap().iso(), plan.authority.as_str())
+    let lines: Vec<String> = changing
+        .iter()
+        .take(30)
+        .zip(round..)
+        .map(|(p, at)| {
+            let (plan, number) = (&p.plans[0], p.number.digits());
+            match at % 3 {
+                0 => format!("{number},,,,,,,,,,,delete"),
+                odd => {
+                    let end = if odd == 1 && plan.start.unwrap() < today().unwrap().plus_days(-200) {
+                        end.as_str()
+                    } else {
+                        ""
+                    };
+                    let who = [number, p.birth.iso(), p.surname.clone(), p.given.clone()].join(",");
+                    format!(
+                        "{who},,{},{},{end},,{},false,put",
+                        plan.kind.code(),
+                        plan.start.unwrap().iso(),
+                        plan.authority.as_str()
+                    )
+                }
             }
-        }
-    }).collect();
+        })
+        .collect();
     site.extract(&format!("round-{round}.csv"), COLUMNS, &lines).unwrap()
 }
 
@@ -165,7 +185,11 @@ fn the_agent_killed_at_any_moment() {
     for kill in 0..kills {
         let running = agent.start().unwrap();
         let status = agent.status().unwrap();
-        assert_eq!((&status["copy"]["damaged"], &status["copy"]["cannot_answer"]), (&json!(0), &Value::Null), "kill {kill}");
+        assert_eq!(
+            (&status["copy"]["damaged"], &status["copy"]["cannot_answer"]),
+            (&json!(0), &Value::Null),
+            "kill {kill}"
+        );
         assert!(count(&status, "/copy/gseq") >= gseq, "kill {kill}: the copy went back");
         gseq = count(&status, "/copy/gseq");
         unlock(&agent);
@@ -294,7 +318,8 @@ fn again(site: &Site, file: &std::path::Path, taken: bool) {
 
 /// Syncs until the agent is where the server's newest head is.
 fn converge(site: &Site, agent: &AgentSite, running: &mut Running) {
-    let newest = || site.json(&["scope", "list"]).ok().map(|scopes| (count(&scopes, "/0/gseq"), count(&scopes, "/0/records")));
+    let newest =
+        || site.json(&["scope", "list"]).ok().map(|scopes| (count(&scopes, "/0/gseq"), count(&scopes, "/0/records")));
     let there = || {
         let Ok(status) = agent.status() else { return false };
         let at = (count(&status, "/copy/gseq"), count(&status, "/copy/records"));

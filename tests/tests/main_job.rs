@@ -90,8 +90,9 @@ fn asked_offline_and_told_exactly_once() {
     stage.server.take().unwrap().stop().unwrap();
     ambulance_asks(&stage, &person, &unknown.grouped());
     stale_copy_asks(&mut stage, &person, &unknown.grouped());
-    let waiting = stage.crew.json(&["outbox"]).unwrap();
-    assert_eq!(count(&waiting, "/waiting"), 9, "everything waits: {waiting}");
+    let outbox = stage.crew.status().unwrap()["outbox"].clone();
+    // The unlocking may have gone up before the server went.
+    assert!(count(&outbox, "/through") == 9 && count(&outbox, "/waiting") >= 8, "everything waits: {outbox}");
     let _server = stage.site.serve().unwrap();
     stage.crew.sync().unwrap();
     stage.remote.sync().unwrap();

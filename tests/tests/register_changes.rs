@@ -77,10 +77,7 @@ fn every_change_arrives_and_every_kind_has_its_words() {
     let work = tempfile::tempdir().unwrap();
     let site = site(work.path());
     let (today, child) = (today().unwrap(), "2016-05-06".parse().unwrap());
-    let mother = Line {
-        due: Some(today.plus_days(40)),
-        ..Line::new(1, "1998-02-03".parse().unwrap(), "ucpp", LEEDS)
-    };
+    let mother = Line { due: Some(today.plus_days(40)), ..Line::new(1, "1998-02-03".parse().unwrap(), "ucpp", LEEDS) };
     let hidden = Line { restricted: true, ..Line::new(2, child, "lac", BRADFORD) };
     let ended = Line { end: Some(today.plus_days(-30)), ..Line::new(3, child, "cpp", LEEDS) };
     let long_ago = Line { end: Some(today.plus_days(-30)), ..Line::new(4, child, "cpp", LEEDS) };
@@ -102,7 +99,13 @@ fn every_change_arrives_and_every_kind_has_its_words() {
     moving.authority = BRADFORD;
     let born = Line::new(7, today.plus_days(-1), "cpp", LEEDS);
     let deleted = format!("{},,,,,,,,,,,delete", leaving.number.digits());
-    let said = site.ingest("changes.csv", COLUMNS, &[moving.csv(), deleted, born.csv().replace(&today.plus_days(-60).iso(), &today.iso())]).unwrap();
+    let said = site
+        .ingest(
+            "changes.csv",
+            COLUMNS,
+            &[moving.csv(), deleted, born.csv().replace(&today.plus_days(-60).iso(), &today.iso())],
+        )
+        .unwrap();
     assert_eq!([count(&said, "/added"), count(&said, "/changed"), count(&said, "/removed")], [1, 1, 1]);
     assert_eq!(ask(&agent, &leaving).0, "flagged", "the copy is of the past until the next sync");
     agent.sync().unwrap();
@@ -189,7 +192,11 @@ fn slots_close_and_colleagues_open_them_again() {
         assert_eq!(unlock(&agent, PRACTITIONER, "wrong passphrase entirely").code, 77);
     }
     let right = Said::by(
-        agent.command().unwrap().args(["unlock", "--practitioner", PRACTITIONER, "--passphrase-file"]).arg(agent.passphrase()),
+        agent
+            .command()
+            .unwrap()
+            .args(["unlock", "--practitioner", PRACTITIONER, "--passphrase-file"])
+            .arg(agent.passphrase()),
     );
     let right = right.unwrap();
     assert!(right.code == 77 && right.err.contains("closed"), "the right passphrase comes too late: {right:?}");
@@ -202,7 +209,9 @@ fn slots_close_and_colleagues_open_them_again() {
     assert_eq!(unlock(&agent, PRACTITIONER, "a brand new passphrase").code, 0);
     agent.drain(&mut running).unwrap();
     let events = site.events().unwrap();
-    let by = |who: &str, act: &str| events.iter().filter(|e| text(e, "/practitioner") == who && text(e, "/act") == act).count();
+    let by = |who: &str, act: &str| {
+        events.iter().filter(|e| text(e, "/practitioner") == who && text(e, "/act") == act).count()
+    };
     assert_eq!([by(PRACTITIONER, "unlock"), by(PRACTITIONER, "unlock-failed"), by("P002", "unlock")], [2, 11, 1]);
     assert_eq!([by("P002", "look-up"), by(PRACTITIONER, "look-up")], [1, 0], "named by the session");
     assert_eq!(site.verify().unwrap()["intact"], json!(true));

@@ -7,7 +7,7 @@ mod unlock;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
 use cpis_protocol::grant::Grant;
@@ -65,6 +65,7 @@ pub struct Agent {
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
+    memory_hard: Mutex<()>,
     _lock: durable::Lock,
 }
 
@@ -123,6 +124,7 @@ impl Agent {
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
+            memory_hard: Mutex::new(()),
             _lock: lock,
         })
     }
@@ -202,6 +204,11 @@ impl Agent {
     /// The link's state.
     pub const fn sync_status(&self) -> &SyncStatus {
         &self.status
+    }
+
+    /// The turn for a memory-hard step.
+    pub fn memory_hard(&self) -> MutexGuard<'_, ()> {
+        self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Rings when a sync is wanted now.

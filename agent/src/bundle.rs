@@ -1,6 +1,8 @@
 //! Bundles as a carrier: the sync machine asks, a file answers. The same verification as for the server.
 //! It must not accept anything because it came from a hand and not from the network.
 
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,9 +13,14 @@ use cpis_protocol::limits;
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sync::pull::Outcome;
 
+use rustix::fs::OFlags;
+
 use crate::agent::Agent;
 use crate::driver;
 use crate::port::Transport;
+
+/// Each attempt learns of at least one feed that no delta leads to, and a scope has no more feeds than this.
+const ATTEMPTS: usize = limits::FEEDS_MAX;
 
 /// A bundle was not taken in.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +36,14 @@ pub enum BundleError {
     NotTakenIn(Outcome),
 }
 
+impl BundleError {
+    /// Whether the same file can never be taken in: it is no bundle, or its content is refused for what it is.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::NotABundle(_) | Self::NotTakenIn(Outcome::Refused(_)))
+    }
+}
+
 /// A bundle in memory.
 #[derive(Debug)]
 pub struct BundleTransport {
@@ -42,11 +57,15 @@ impl BundleTransport {
     /// # Errors
     /// [`BundleError`].
     pub fn open(path: &Path) -> Result<Self, BundleError> {
-        let length = std::fs::metadata(path)?.len();
-        if length > limits::BUNDLE_BYTES_MAX as u64 {
-            return Err(BundleError::NotABundle(Refusal::TooLarge));
+        // Opened once and without following a link: what is looked at is what is read, and a pipe never blocks.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let flags = i32::try_from(flags.bits()).map_err(std::io::Error::other)?;
+        let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(std::io::Error::other("not a plain file").into());
         }
-        let bytes = std::fs::read(path)?;
+        let mut bytes = Vec::new();
+        file.take(limits::BUNDLE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
         let index = Index::read(&bytes).map_err(BundleError::NotABundle)?;
         Ok(Self { bytes, index })
     }
@@ -64,9 +83,20 @@ impl Transport for BundleTransport {
 /// # Errors
 /// [`BundleError`]; the present copy keeps answering.
 pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<(), BundleError> {
-    let transport = Arc::new(BundleTransport::open(path)?);
+    let path = path.to_path_buf();
+    let opened = tokio::task::spawn_blocking(move || BundleTransport::open(&path)).await;
+    let transport = Arc::new(opened.map_err(std::io::Error::other)??);
+    // One at a time moves the copy: a machine's beliefs are only good while nobody else does.
+    let _turn = agent.turn().lock().await;
     let mut machine = agent.pull_machine(false);
-    let (outcome, _) = driver::pull_once(agent, &mut machine, &transport, Carrier::Stored, false).await;
+    let mut outcome = Outcome::Failed(Failure::NotFound);
+    // A bundle holds snapshots: to a copy that asks for deltas it has not, the machine takes the other road next time.
+    for _ in 0..ATTEMPTS {
+        outcome = driver::pull_once(agent, &mut machine, &transport, Carrier::Stored, false).await.0;
+        if outcome != Outcome::Failed(Failure::NotFound) {
+            break;
+        }
+    }
     agent.mark_moved();
     match outcome {
         Outcome::UpToDate => Ok(()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::agent::LOCK;
 use crate::api::{Endpoint, FILE, Problem};
 
 /// The agent did not do it.
@@ -36,7 +37,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::NotRunning`].
     pub fn find(directory: &Path) -> Result<Self, ClientError> {
-        let bytes = std::fs::read(directory.join(FILE)).map_err(|_| ClientError::NotRunning)?;
+        let bytes = Self::endpoint(directory).ok_or(ClientError::NotRunning)?;
         let endpoint = serde_json::from_slice(&bytes).map_err(|e| ClientError::Unexpected(e.to_string()))?;
         // Plain HTTP on loopback: no TLS backend is needed, and a proxy must never see a passphrase.
         crate::transport::install_provider();
@@ -47,6 +48,21 @@ impl Client {
             .build()
             .map_err(|e| ClientError::Unexpected(e.to_string()))?;
         Ok(Self { client, endpoint })
+    }
+
+    /// What the running agent wrote of itself. A file that a killed agent left behind is not believed: somebody else may
+    /// listen at that address now, and a passphrase must not go there. An agent that is just starting is waited for.
+    fn endpoint(directory: &Path) -> Option<Vec<u8>> {
+        for _ in 0..100 {
+            if matches!(crate::durable::lock(&directory.join(LOCK)), Ok(Some(_))) || !directory.exists() {
+                return None;
+            }
+            if let Ok(bytes) = std::fs::read(directory.join(FILE)) {
+                return Some(bytes);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        None
     }
 
     /// GET.

@@ -66,8 +66,15 @@ impl From<ClientError> for Failed {
                     "vault-locked" | "wrong-passphrase" | "slot-closed" | "no-slot" | "no-badge" | "no-token" => {
                         Exit::NotPermitted
                     }
-                    "nothing-to-reveal" | "not-taken-in" => Exit::Failed,
-                    _ => Exit::CannotAnswer,
+                    "withdrawn" | "slot-in-use" => Exit::NotPermitted,
+                    "never-synced"
+                    | "stale"
+                    | "lease-expired"
+                    | "revoked"
+                    | "integrity-failure"
+                    | "age-unknown"
+                    | "audit-cannot-be-written" => Exit::CannotAnswer,
+                    _ => Exit::Failed,
                 };
                 Self::new(exit, &error, None)
             }
@@ -288,7 +295,14 @@ fn finish_sync(cli: &Cli, status: &Status) -> Done {
         return Ok(Exit::Done);
     }
     let why = status.link.last_outcome.clone().unwrap_or_else(|| "unknown".into());
-    let hint = "the copy on this device keeps answering, with its true age; see `cpis-agent status`";
+    if status.revoked {
+        let hint = Some("hand it in: it answers nothing any more, and what it recorded is still uploaded");
+        return Err(Failed::new(Exit::NotPermitted, why, hint));
+    }
+    let hint = match status.copy.cannot_answer {
+        None => "the copy on this device keeps answering, with its true age; see `cpis-agent status`",
+        Some(_) => "see `cpis-agent doctor`",
+    };
     Err(Failed::new(Exit::Unreachable, format!("the copy is not up to date: {why}"), Some(hint)))
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
+use crate::builder;
 use crate::port::Transport;
 use crate::status::Progress;
 
@@ -19,6 +20,12 @@ use crate::status::Progress;
 async fn blocking<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {
     let agent = Arc::clone(agent);
     tokio::task::spawn_blocking(move || work(&agent)).await.ok()
+}
+
+/// The same on the builder's one thread: for what needs megabytes of memory for a moment.
+async fn building<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {
+    let agent = Arc::clone(agent);
+    builder::run(move || work(&agent)).await
 }
 
 /// Sends requests at once and brings the replies in order.
@@ -60,9 +67,9 @@ pub async fn pull_once<T: Transport>(
             pull::Effect::Confirm(beat) => {
                 stored(blocking(agent, move |a| a.replica().confirm(&beat, carrier, a.clock().reading())).await)
             }
-            pull::Effect::Stage(chunks) => stored(blocking(agent, move |a| a.replica().stage(chunks)).await),
+            pull::Effect::Stage(chunks) => stored(building(agent, move |a| a.replica().stage(chunks)).await),
             pull::Effect::Apply(plan) => {
-                match blocking(agent, move |a| a.replica().apply(*plan, carrier, a.clock().reading())).await {
+                match building(agent, move |a| a.replica().apply(*plan, carrier, a.clock().reading())).await {
                     Some(Ok(result)) => pull::Input::Applied(result),
                     Some(Err(error)) => {
                         tracing::error!(%error, "the new copy could not be stored");
@@ -98,8 +105,16 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
     let mut now = false;
     loop {
         agent.sync_status().begin();
+        let attempt = async {
+            let _turn = agent.turn().lock().await;
+            // A bundle or a repair may have moved the copy since the machine last looked.
+            if agent.copy_moved() {
+                machine = agent.pull_machine(true);
+            }
+            pull_once(&agent, &mut machine, &transport, Carrier::Live, now).await
+        };
         let (outcome, until_ms) = tokio::select! {
-            done = pull_once(&agent, &mut machine, &transport, Carrier::Live, now) => done,
+            done = attempt => done,
             _ = shutdown.changed() => return,
         };
         agent.sync_status().finish(outcome, agent.replica().clock().now(agent.clock().reading()));
@@ -116,10 +131,6 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             () = agent.wake_pull().notified() => true,
             _ = shutdown.changed() => return,
         };
-        // A bundle or a repair may have moved the copy meanwhile.
-        if agent.copy_moved() {
-            machine = agent.pull_machine(true);
-        }
     }
 }
 

@@ -41,7 +41,7 @@ pub enum EnrolError {
     #[error("{0}")]
     Passphrase(#[from] PassphraseProblem),
     /// The server cannot be reached.
-    #[error("the server was not reached: {}", crate::status::describe_failure(*.0))]
+    #[error("enrolment did not go through: {}", crate::status::describe_failure(*.0))]
     Failed(Failure),
     /// What the server sent is not accepted.
     #[error("the server's reply was refused ({code}): {0}", code = .0.code())]
@@ -84,9 +84,9 @@ impl EnrolError {
                 Some("use another --dir, or remove the directory once its audit has been uploaded")
             }
             Self::Invitation(_) => Some("ask the operator for a new one: cpis-server device invite"),
-            Self::Failed(Failure::Unauthorised | Failure::Refused) => {
-                Some("the code is wrong, used or too old: ask the operator for a new invitation")
-            }
+            Self::Failed(Failure::Unauthorised | Failure::Refused) => Some(
+                "the code is wrong, used or too old, or the practitioner has no badge at that site: ask the operator",
+            ),
             Self::Failed(_) => Some("check the network, then try again with the same invitation"),
             Self::NoBadge => Some("the operator adds one: cpis-server practitioner add"),
             _ => None,

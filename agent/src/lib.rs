@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod api;
+mod builder;
 pub mod bundle;
 pub mod cli;
 pub mod client;

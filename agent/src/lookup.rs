@@ -4,9 +4,13 @@
 use cpis_protocol::answer::{self, Answer, CannotAnswer, CopyState, CopyStatement, ShownFlag};
 use cpis_protocol::audit::{Act, AuditEvent, Moment, Outcome};
 use cpis_protocol::clock::Reading;
+use cpis_protocol::digest::Hash;
+use cpis_protocol::flag::{Flag, FlagKind, Record};
 use cpis_protocol::grant::Badge;
+use cpis_protocol::head::{Authority, Reference};
+use cpis_protocol::id::PractitionerId;
 use cpis_protocol::nhs::{Date, NhsNumber};
-use cpis_protocol::policy::Freshness;
+use cpis_protocol::policy::{AccessMode, Freshness};
 use cpis_protocol::query::{Query, Token};
 use cpis_protocol::text::Text;
 use serde::Serialize;
@@ -14,7 +18,7 @@ use serde::Serialize;
 use crate::agent::Agent;
 use crate::journal::Priority;
 use crate::phone;
-use crate::replica::Found;
+use crate::replica::{Found, View};
 use crate::vault::Revealable;
 
 /// A question, as typed.
@@ -110,12 +114,15 @@ pub fn look_up(agent: &Agent, question: &Question) -> Reply {
     match result {
         Err(reason) => refused(reason, Some(look_up)),
         Ok((answer, found)) => {
-            if !found.is_empty() {
+            if let Answer::Flagged { copy } = &answer {
                 let reveal_ms = u64::from(agent.grant().policy.reveal_s) * 1000;
                 let until_boot_ms = agent.clock().reading().boot_ms.saturating_add(reveal_ms);
-                let details = Revealable { found, until_boot_ms };
-                let kept = agent.vault().with(reading.boot_ms, |s| s.revealable.insert(look_up, details).is_none());
-                if kept.is_none() {
+                let details = Revealable { found, head: copy.head, until_boot_ms };
+                let kept = agent.vault().with(reading.boot_ms, |session| {
+                    let own = session.badge.practitioner == asked.badge.practitioner;
+                    own.then(|| session.revealable.insert(look_up, details).is_none())
+                });
+                if kept.flatten().is_none() {
                     return refused(CannotAnswer::VaultLocked, Some(look_up));
                 }
             }
@@ -141,7 +148,7 @@ fn search(agent: &Agent, asked: &Asked, area: Option<&str>) -> Result<(Answer, V
         query.token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?
     };
     let reading = agent.clock().reading();
-    let (copy, found) = find(agent, &token, reading)?;
+    let (copy, found) = find(agent, asked.badge.practitioner, &token, reading)?;
     if !found.is_empty() {
         return Ok((Answer::Flagged { copy }, found));
     }
@@ -176,28 +183,42 @@ fn admit(agent: &Agent, reading: Reading) -> Result<(i64, Freshness), CannotAnsw
 }
 
 /// What the copy says now, under one look at it: the statement and the records belong together.
-fn find(agent: &Agent, token: &Token, reading: Reading) -> Result<(CopyStatement, Vec<Found>), CannotAnswer> {
+fn find(
+    agent: &Agent,
+    practitioner: PractitionerId,
+    token: &Token,
+    reading: Reading,
+) -> Result<(CopyStatement, Vec<Found>), CannotAnswer> {
     let (age_s, freshness) = admit(agent, reading)?;
     let view = agent.replica().view();
-    let (Some(beat), Some(head)) = (&view.beat, &view.head) else { return Err(CannotAnswer::NeverSynced) };
+    let copy = statement(&view, age_s, freshness).ok_or(CannotAnswer::NeverSynced)?;
     let now_ms = view.clock.now(reading).ok_or(CannotAnswer::AgeUnknown)?;
     let mut found = agent
         .vault()
-        .with(reading.boot_ms, |session| view.find(agent.replica().store(), &session.keys, token))
+        .with(reading.boot_ms, |session| {
+            // Somebody else may have unlocked meanwhile: an answer is for who asked.
+            let own = session.badge.practitioner == practitioner;
+            own.then(|| view.find(agent.replica().store(), &session.keys, token))
+        })
+        .flatten()
         .ok_or(CannotAnswer::VaultLocked)??;
     for one in &mut found {
-        one.record.flags.retain(|flag| one.record.restricted || flag.is_visible(now_ms));
+        keep_visible(&mut one.record, now_ms);
     }
     found.retain(|one| !one.record.flags.is_empty());
-    let copy = CopyStatement {
-        as_at_ms: beat.issued_ms,
-        age_s,
-        freshness,
-        gseq: head.gseq,
-        head: head.hash(),
-        covers: view.covers(),
-    };
     Ok((copy, found))
+}
+
+/// Takes out what may not be shown any more. Where only plans that did not fit are left, the record says whom to ring:
+/// it must not turn into an absence.
+fn keep_visible(record: &mut Record, now_ms: i64) {
+    if record.more && !record.flags.iter().any(|flag| flag.is_visible(now_ms)) {
+        record.restricted = true;
+        record.flags.truncate(1);
+        record.flags.iter_mut().for_each(|flag| flag.visible_until_min = None);
+        return;
+    }
+    record.flags.retain(|flag| flag.is_visible(now_ms));
 }
 
 /// Shows what a look-up found: the access that the authority is told of.
@@ -207,15 +228,17 @@ fn find(agent: &Agent, token: &Token, reading: Reading) -> Result<(CopyStatement
 pub fn reveal(agent: &Agent, look_up: u64, incident: Option<&str>) -> Result<Revealed, RevealError> {
     let reading = agent.clock().reading();
     let locked = RevealError::CannotAnswer(CannotAnswer::VaultLocked);
-    let (badge, found) = agent
+    let (badge, details) = agent
         .vault()
-        .with(reading.boot_ms, |s| (s.badge.clone(), s.revealable.get(&look_up).map(|d| d.found.clone())))
+        .with(reading.boot_ms, |s| (s.badge.clone(), s.revealable.get(&look_up).map(|d| (d.found.clone(), d.head))))
         .ok_or(locked)?;
-    let found = found.ok_or(RevealError::NothingToReveal)?;
-    let (age_s, freshness) = admit(agent, reading).map_err(RevealError::CannotAnswer)?;
+    let (found, head) = details.ok_or(RevealError::NothingToReveal)?;
     let grant = agent.grant();
+    let notifies = grant.policy.access_mode == AccessMode::Unscheduled;
+    // Everything that will be shown is put together first: only what is shown is recorded as shown.
+    let (revealed, shown) = details_of(agent, look_up, &found, head, notifies, reading)?;
     let incident = Text::lossy(incident.unwrap_or_default());
-    for one in &found {
+    for one in shown {
         let act = Act::Reveal {
             look_up,
             feed: one.feed,
@@ -226,52 +249,70 @@ pub fn reveal(agent: &Agent, look_up: u64, incident: Option<&str>) -> Result<Rev
         record(agent, &badge, incident, act)
             .map_err(|()| RevealError::CannotAnswer(CannotAnswer::AuditCannotBeWritten))?;
     }
+    Ok(revealed)
+}
+
+/// What a reveal shows, and the records that it shows, under one look at the copy.
+fn details_of<'a>(
+    agent: &Agent,
+    look_up: u64,
+    found: &'a [Found],
+    head: Hash,
+    notifies: bool,
+    reading: Reading,
+) -> Result<(Revealed, Vec<&'a Found>), RevealError> {
+    let (age_s, freshness) = admit(agent, reading).map_err(RevealError::CannotAnswer)?;
     let view = agent.replica().view();
     let now_ms = view.clock.now(reading).ok_or(RevealError::CannotAnswer(CannotAnswer::AgeUnknown))?;
-    let (Some(beat), Some(head)) = (&view.beat, &view.head) else { return Err(RevealError::NothingToReveal) };
-    let copy = CopyStatement {
-        as_at_ms: beat.issued_ms,
-        age_s,
-        freshness,
-        gseq: head.gseq,
-        head: head.hash(),
-        covers: view.covers(),
-    };
-    let mut flags = Vec::new();
-    let mut words = Vec::new();
-    for one in &found {
-        for flag in one.record.flags.iter().filter(|flag| one.record.restricted || flag.is_visible(now_ms)) {
-            let authority = view.reference.authority(flag.authority);
-            let text = |pick: fn(&cpis_protocol::head::Authority) -> &String| {
-                authority.map_or_else(|| "Not known".to_owned(), |a| pick(a).clone())
-            };
-            let shown = !one.record.restricted;
-            let flag = ShownFlag {
-                kind: flag.kind,
-                display: if shown { flag.kind.display().into() } else { answer::RESTRICTED.into() },
-                start: flag.start.filter(|_| shown).map(Date::iso),
-                end: flag.end.filter(|_| shown).map(Date::iso),
-                authority: text(|a| &a.name),
-                office_phone: text(|a| &a.office_phone),
-                duty_phone: text(|a| &a.duty_phone),
-            };
-            if flag.kind == cpis_protocol::flag::FlagKind::Ucpp && shown {
+    let copy = statement(&view, age_s, freshness).filter(|copy| copy.head == head);
+    // The copy has moved on since the look-up: what was found may not be so any more.
+    let copy = copy.ok_or(RevealError::NothingToReveal)?;
+    let (mut flags, mut words, mut shown) = (Vec::new(), Vec::new(), Vec::new());
+    for one in found {
+        let visible: Vec<_> = one.record.flags.iter().filter(|flag| flag.is_visible(now_ms)).collect();
+        for flag in &visible {
+            let unborn = flag.kind == FlagKind::Ucpp && !one.record.restricted;
+            if unborn {
                 push_once(&mut words, answer::UNBORN);
             }
+            let flag = shown_flag(&view.reference, flag, one.record.restricted);
             if !flags.contains(&flag) {
                 flags.push(flag);
             }
         }
-        if one.record.more {
-            push_once(&mut words, "There are further plans that are not shown here: ring the authority.");
+        if !visible.is_empty() {
+            shown.push(one);
+            if one.record.more {
+                push_once(&mut words, "There are further plans that are not shown here: ring the authority.");
+            }
         }
     }
-    flags.sort_by_key(|flag| flag.end.is_some());
     if flags.is_empty() {
         return Err(RevealError::NothingToReveal);
     }
-    let notifies = grant.policy.access_mode == cpis_protocol::policy::AccessMode::Unscheduled;
-    Ok(Revealed { look_up, copy, flags, ring_now: phone::ring_now(now_ms), words, notifies })
+    flags.sort_by_key(|flag| flag.end.is_some());
+    Ok((Revealed { look_up, copy, flags, ring_now: phone::ring_now(now_ms), words, notifies }, shown))
+}
+
+fn shown_flag(reference: &Reference, flag: &Flag, restricted: bool) -> ShownFlag {
+    let authority = reference.authority(flag.authority);
+    let text = |pick: fn(&Authority) -> &String| authority.map_or_else(|| "Not known".to_owned(), |a| pick(a).clone());
+    ShownFlag {
+        kind: flag.kind,
+        display: if restricted { answer::RESTRICTED.into() } else { flag.kind.display().into() },
+        start: flag.start.filter(|_| !restricted).map(Date::iso),
+        end: flag.end.filter(|_| !restricted).map(Date::iso),
+        authority: text(|a| &a.name),
+        office_phone: text(|a| &a.office_phone),
+        duty_phone: text(|a| &a.duty_phone),
+    }
+}
+
+/// Which copy this is.
+fn statement(view: &View, age_s: i64, freshness: Freshness) -> Option<CopyStatement> {
+    let (beat, head) = (view.beat.as_ref()?, view.head.as_ref()?);
+    let (as_at_ms, covers) = (beat.issued_ms, view.covers());
+    Some(CopyStatement { as_at_ms, age_s, freshness, gseq: head.gseq, head: head.hash(), covers })
 }
 
 fn push_once(words: &mut Vec<String>, text: &str) {

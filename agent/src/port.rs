@@ -19,6 +19,9 @@ pub enum StoreError {
     /// The disk is full, read-only or failing. What was committed before still stands.
     #[error("the replica's storage failed: {0}")]
     Io(String),
+    /// Another carrier has moved the copy meanwhile. Nothing was changed.
+    #[error("the copy was moved by another carrier meanwhile")]
+    Overtaken,
     /// The directory does not open: it is damaged, or another process has it.
     #[error("the replica's storage does not open: {0}")]
     DoesNotOpen(String),

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cpis_protocol::Refusal;
+use cpis_protocol::digest::Hash;
 use cpis_protocol::grant::{Badge, FeedKeys, Grant};
 use cpis_protocol::seal::OpeningKey;
 
+use crate::keyslot::secret;
 use crate::replica::Found;
 
 /// Details found by a look-up, until they are revealed or the time is over.
@@ -15,6 +17,8 @@ use crate::replica::Found;
 pub struct Revealable {
     /// The records found.
     pub found: Vec<Found>,
+    /// The head that they were found under: another copy's statement never goes with them.
+    pub head: Hash,
     /// Milliseconds of boot time after which they may not be revealed.
     pub until_boot_ms: u64,
 }
@@ -34,10 +38,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// The vault's private half, for wrapping it in another practitioner's slot.
+    /// A copy of the vault's private half, for wrapping it in another practitioner's slot; zeroised like the first.
     #[must_use]
-    pub const fn opening(&self) -> &OpeningKey {
-        &self.opening
+    pub fn opening_copy(&self) -> OpeningKey {
+        secret(self.opening.expose(), OpeningKey::from_seed)
     }
 }
 

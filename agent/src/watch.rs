@@ -99,7 +99,12 @@ async fn take_in(agent: &Arc<Agent>, folder: &Path, seen: &mut BTreeMap<PathBuf,
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match bundle::import(agent, &path).await {
             Ok(()) => tracing::info!(file = name, "a bundle was taken in"),
-            Err(error) => tracing::warn!(file = name, %error, "a bundle was not taken in"),
+            Err(error) => {
+                tracing::warn!(file = name, %error, "a bundle was not taken in");
+                if !error.is_final() {
+                    continue;
+                }
+            }
         }
         seen.insert(path, before);
     }

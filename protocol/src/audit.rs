@@ -78,6 +78,13 @@ pub enum Act {
         /// By the idle timer.
         idle: bool,
     },
+    /// A practitioner was given a slot, by whoever had the vault open.
+    SlotAdded {
+        /// Who can unlock now.
+        practitioner: PractitionerId,
+        /// There was a slot before.
+        replaced: bool,
+    },
 }
 
 impl core::fmt::Debug for Act {
@@ -96,6 +103,7 @@ impl Act {
             Self::Unlock => "unlock",
             Self::UnlockFailed => "unlock-failed",
             Self::Lock { .. } => "lock",
+            Self::SlotAdded { .. } => "slot-added",
         }
     }
 }

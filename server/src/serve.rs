@@ -78,6 +78,11 @@ pub async fn run<S: Store>(
     Ok(())
 }
 
+/// How long a connection of a known device may live; it simply connects again.
+const KNOWN_LIFE: Duration = Duration::from_secs(4 * 3600);
+/// How long a connection without a certificate may live.
+const STRANGER_LIFE: Duration = Duration::from_secs(30);
+
 async fn connection(
     stream: TcpStream,
     acceptor: TlsAcceptor,
@@ -105,9 +110,13 @@ async fn connection(
         .max_concurrent_streams(32)
         .keep_alive_interval(Some(Duration::from_secs(60)))
         .keep_alive_timeout(HEADER);
-    let serving = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(serving).await {
-        tracing::debug!(%error, "a connection ended");
+    let serving = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+    // Whoever shows no certificate may only enrol, and gets no longer than that takes: silent connections hold places.
+    let life = if peer.0.is_some() { KNOWN_LIFE } else { STRANGER_LIFE };
+    match tokio::time::timeout(life, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection ended"),
+        Err(_) => tracing::debug!("a connection had its time"),
     }
     drop(permit);
 }

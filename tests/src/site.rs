@@ -225,10 +225,18 @@ impl Site {
     /// # Errors
     /// When a command fails; the server must run.
     pub fn enrol(&self, directory: &Path, site: &str) -> anyhow::Result<AgentSite> {
+        self.enrol_in("all", directory, site)
+    }
+
+    /// The same for a device of another scope.
+    ///
+    /// # Errors
+    /// As [`Self::enrol`].
+    pub fn enrol_in(&self, scope: &str, directory: &Path, site: &str) -> anyhow::Result<AgentSite> {
         std::fs::create_dir_all(directory)?;
         let (invitation, passphrase) = (directory.join("invitation.txt"), directory.join("passphrase"));
         std::fs::write(&passphrase, PASSPHRASE)?;
-        run(self.command()?.args(["device", "invite", "--scope", "all", "--site", site, "--out"]).arg(&invitation))?;
+        run(self.command()?.args(["device", "invite", "--scope", scope, "--site", site, "--out"]).arg(&invitation))?;
         let agent = AgentSite { directory: directory.join("agent"), passphrase };
         run(agent
             .command()?

@@ -3,6 +3,8 @@
 //! Not searched for, because chance makes them: dates as two-byte day numbers, names of fewer than six letters. A number
 //! in packed decimal has five bytes: in some megabytes of sealed data one such hit is chance, two are not.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
+
 use std::path::Path;
 
 use cpis_protocol::nhs::NhsNumber;
@@ -136,6 +138,7 @@ fn nothing_of_a_known_person_is_readable_in_any_file_or_log() {
     agent.drain(&mut running).unwrap();
     bench.nothing("after locking and uploading", &logs(&running));
     let log = running.log();
+    assert!(log.contains("TRACE") || log.contains("DEBUG"), "everything is logged: {log}");
     assert!(running.stop().unwrap().success());
     bench.nothing("stopped", &[("agent's log", log)]);
     let again = agent.start().unwrap();

@@ -1,8 +1,10 @@
 //! Bundles: a copy that comes by hand answers like one from the server, and is believed no more than the server is.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
+
 use std::path::{Path, PathBuf};
 
-use cpis_tests::process::{Running, run};
+use cpis_tests::process::{PATIENCE, Running, run};
 use cpis_tests::scene::{COLUMNS, count, text};
 use cpis_tests::site::{AgentSite, Site, SiteRules};
 use serde_json::{Value, json};
@@ -146,6 +148,15 @@ fn wait_for(running: &mut Running, agent: &AgentSite, gseq: u64) {
     running.wait_until("the bundle to be taken in", there).unwrap();
 }
 
+/// Waits until the agent has logged such a line.
+fn wait_for_log(running: &Running, wanted: impl Fn(&str) -> bool) {
+    let started = std::time::Instant::now();
+    while !running.log().lines().any(&wanted) {
+        assert!(started.elapsed() < PATIENCE, "not logged: {}", running.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
 #[test]
 fn taken_in_from_the_watched_folder() {
     let stage = stage();
@@ -176,33 +187,20 @@ fn taken_in_from_the_watched_folder() {
     // Half-written for a while, then finished.
     let slow = drop.join("second.cpisbundle");
     std::fs::write(&slow, &second[..second.len() / 2]).unwrap();
-    running.wait_until("the half to be refused", || true).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    wait_for_log(&running, |line| line.contains("second.cpisbundle") && line.contains("not taken in"));
     assert_eq!(count(&copy(&agent), "/gseq"), seqs[0], "half a bundle is none");
     std::fs::write(&slow, &second).unwrap();
     wait_for(&mut running, &agent, seqs[1]);
     // A mistake in the configuration is told, and the folder is still watched.
     std::fs::write(&config, "drop_folder = 5\n").unwrap();
-    let told = |running: &Running| running.log().contains("the old one stays in force");
-    let mut waited = 0;
-    while !told(&running) && waited < 600 {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        waited += 1;
-    }
-    assert!(told(&running), "{}", running.log());
+    wait_for_log(&running, |line| line.contains("the old one stays in force"));
     // Written elsewhere and renamed into place.
     std::fs::copy(&third, drop.join("third.part")).unwrap();
     std::fs::rename(drop.join("third.part"), drop.join("third.cpisbundle")).unwrap();
     wait_for(&mut running, &agent, seqs[2]);
     // The oldest once more under another name: refused, nothing goes back.
     std::fs::write(drop.join("z-old.cpisbundle"), &first).unwrap();
-    let log = || running.log();
-    let mut waited = 0;
-    while !log().contains("z-old") && waited < 600 {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        waited += 1;
-    }
-    assert!(log().lines().any(|line| line.contains("z-old") && line.contains("rollback")), "{}", log());
+    wait_for_log(&running, |line| line.contains("z-old") && line.contains("rollback"));
     assert_eq!(count(&copy(&agent), "/gseq"), seqs[2]);
     stage.answers(&agent);
     assert!(running.stop().unwrap().success());

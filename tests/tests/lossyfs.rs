@@ -1,6 +1,8 @@
 //! The lossy file system itself: it must forget what was not synced, keep what was, and bite where a real store is
 //! known to lose data. Where FUSE is not available these tests say so on stderr and pass without having run.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};

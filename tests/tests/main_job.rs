@@ -1,6 +1,8 @@
 //! The main job, end to end, over the real programs: enrol, sync locked, unlock, lose the server, ask, get the link
 //! back, and find every access in the server's chain exactly once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
+
 use cpis_protocol::answer;
 use cpis_server::register::{PersonRow, known_authorities};
 use cpis_tests::process::{Running, run};

@@ -5,6 +5,13 @@
 //! the test of everything that it was promised. The cut comes at a random moment. Afterwards every promised event is in
 //! a chain that verifies, and the replica is the old one or the new one, proved against its signed root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test stops where something is not as it must be"
+)]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,5 +1,7 @@
 //! The replica over real sled: staging, flips, refusals, restarts, and what is left on disk.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
+
 use cpis_agent::port::{GenerationKeys as _, Store as _};
 use cpis_agent::replica::Replica;
 use cpis_agent::store::SledStore;

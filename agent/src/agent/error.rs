@@ -59,6 +59,12 @@ pub enum UnlockError {
     /// The passphrase is too weak.
     #[error(transparent)]
     Passphrase(#[from] PassphraseProblem),
+    /// The device was withdrawn, or its lease has run out.
+    #[error("this device may not be used until it has connected to its server")]
+    Withdrawn,
+    /// The practitioner has an open slot: only they may make it anew.
+    #[error("this practitioner already has a slot here: only they can change its passphrase")]
+    SlotInUse,
     /// The grant was sealed to another vault.
     #[error("the feed keys do not open: sync, then unlock again")]
     KeysDoNotOpen,
@@ -77,6 +83,8 @@ impl UnlockError {
             Self::AuditCannotBeWritten => "audit-cannot-be-written",
             Self::Locked => "vault-locked",
             Self::Passphrase(_) => "weak-passphrase",
+            Self::Withdrawn => "withdrawn",
+            Self::SlotInUse => "slot-in-use",
             Self::KeysDoNotOpen => "keys-do-not-open",
         }
     }

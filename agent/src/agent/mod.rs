@@ -26,7 +26,7 @@ use crate::durable;
 use crate::journal::{Journal, JournalError, Options, Priority};
 use crate::keyslot::{Keyslot, KeyslotError};
 use crate::local_keys::LocalKeys;
-use crate::port::Clock;
+use crate::port::{Clock, StoreError};
 use crate::random::OsRandom;
 use crate::replica::Replica;
 use crate::status::SyncStatus;
@@ -45,7 +45,8 @@ pub const DEVICE_SECRET: &str = "device.secret";
 pub const JOURNAL: &str = "journal";
 /// The replica's directory.
 pub const REPLICA: &str = "replica";
-const LOCK: &str = "agent.lock";
+/// The lock file's name: held while an agent has the directory.
+pub const LOCK: &str = "agent.lock";
 
 /// An enrolled device's agent.
 pub struct Agent {
@@ -66,6 +67,7 @@ pub struct Agent {
     wake_pull: Notify,
     wake_push: Notify,
     memory_hard: Mutex<()>,
+    turn: tokio::sync::Mutex<()>,
     _lock: durable::Lock,
 }
 
@@ -84,7 +86,7 @@ impl Agent {
         if !directory.join(KEYSLOT).exists() {
             return Err(OpenError::NotEnrolled);
         }
-        let lock = durable::lock(&directory.join(LOCK))?.ok_or(OpenError::InUse)?;
+        let lock = Self::wait_for_lock(&directory.join(LOCK))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
         let secret = DeviceSecret::open_file(&directory.join(DEVICE_SECRET))?;
         let keyslot = Keyslot::open(&directory.join(KEYSLOT), &secret)?;
@@ -125,8 +127,20 @@ impl Agent {
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
             memory_hard: Mutex::new(()),
+            turn: tokio::sync::Mutex::new(()),
             _lock: lock,
         })
+    }
+
+    /// A command that is just ending is waited for.
+    fn wait_for_lock(path: &Path) -> Result<durable::Lock, OpenError> {
+        for _ in 0..60 {
+            if let Some(lock) = durable::lock(path)? {
+                return Ok(lock);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        Err(OpenError::InUse)
     }
 
     /// Opens the replica; a broken directory is set aside and fetched again. Meanwhile the answer is "cannot answer".
@@ -140,11 +154,17 @@ impl Agent {
         let open = || Replica::open(SledStore::open(&path)?, keys.clone(), trust, &grant.scope);
         match open() {
             Ok(replica) => Ok(replica),
-            Err(error) => {
+            // A full or failing disk is no reason to give up a good copy.
+            Err(error @ (StoreError::Io(_) | StoreError::Overtaken)) => Err(error.into()),
+            Err(error @ StoreError::DoesNotOpen(_)) => {
                 tracing::error!(%error, "the replica does not open; it is set aside and fetched again");
                 let aside = directory.join("replica.damaged");
+                let older = directory.join("replica.damaged.older");
+                if older.exists() {
+                    std::fs::remove_dir_all(&older)?;
+                }
                 if aside.exists() {
-                    std::fs::remove_dir_all(&aside)?;
+                    std::fs::rename(&aside, &older)?;
                 }
                 std::fs::rename(&path, &aside)?;
                 Ok(open()?)
@@ -204,6 +224,11 @@ impl Agent {
     /// The link's state.
     pub const fn sync_status(&self) -> &SyncStatus {
         &self.status
+    }
+
+    /// The turn to move the copy: held by whoever brings a newer one.
+    pub const fn turn(&self) -> &tokio::sync::Mutex<()> {
+        &self.turn
     }
 
     /// The turn for a memory-hard step.
@@ -295,8 +320,10 @@ impl Agent {
         self.revoked.store(false, Ordering::Release);
         let reading = self.clock.reading();
         self.replica.observe(grant.issued_ms, Carrier::Live, reading);
+        let grant = Arc::new(grant);
+        // First the grant, then the session: an unlock in between takes the new one.
+        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&grant);
         self.vault.renew(&grant, self.replica.clock().now(reading).unwrap_or(reading.wall_ms));
-        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(grant);
         Ok(())
     }
 

@@ -44,6 +44,8 @@ impl Agent {
         let trust = self.trust();
         let grant = self.grant();
         let outbox = self.outbox();
+        // As a statement of its own: no other lock is taken while the keyslot's is held.
+        let server = self.keys.keyslot().contents().url.clone();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             device: self.device.to_string(),
@@ -52,7 +54,7 @@ impl Agent {
             site: grant.site.to_string(),
             scope: grant.scope.to_string(),
             access_mode: grant.policy.access_mode,
-            server: self.keys.keyslot().contents().url.clone(),
+            server,
             revoked: self.is_revoked(),
             unlocked_by: self.vault.holder().map(|badge| badge.name.to_string()),
             copy: self.copy_status(&grant),

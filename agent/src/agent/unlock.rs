@@ -21,11 +21,18 @@ impl Agent {
         let reading = self.clock.reading();
         let now_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);
         let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
+        // A device that may not answer has no business with its keys.
+        if self.is_revoked() || now_ms >= grant.lease_until_ms {
+            return Err(UnlockError::Withdrawn);
+        }
         let opened = self.keys.keyslot().open_vault(practitioner, passphrase);
         let act = if opened.is_ok() { Act::Unlock } else { Act::UnlockFailed };
         let recorded = lookup::record(self, &badge, Text::EMPTY, act);
         let opening = opened?;
         recorded.map_err(|()| UnlockError::AuditCannotBeWritten)?;
+        // The memory-hard step takes a while: what counts is the grant of now, and its badge.
+        let grant = self.grant();
+        let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
         self.vault
             .open(badge.clone(), opening, &grant, self.clock.reading().boot_ms)
             .map_err(|_| UnlockError::KeysDoNotOpen)?;
@@ -49,9 +56,19 @@ impl Agent {
             synthetic: self.trust().root().synthetic,
             created_ms: now_ms,
         };
-        let add = |opening: &_| self.keys.keyslot().add_vault_slot(slot, passphrase, opening);
-        let added = self.vault.with(reading.boot_ms, |session| add(session.opening()));
-        added.ok_or(UnlockError::Locked)?.map_err(|error| UnlockError::Vault(error.into()))
+        // The vault's lock is let go before the keyslot's is taken: status takes them the other way round.
+        let opened = self.vault.with(reading.boot_ms, |session| (session.badge.clone(), session.opening_copy()));
+        let (holder, opening) = opened.ok_or(UnlockError::Locked)?;
+        let slots = self.keys.keyslot().vault_slots();
+        let replaced = slots.iter().find(|slot| slot.practitioner == practitioner);
+        // Else whoever is unlocked could take a colleague's name by giving them a passphrase of their own choice.
+        if replaced.is_some_and(|slot| !slot.closed) && holder.practitioner != practitioner {
+            return Err(UnlockError::SlotInUse);
+        }
+        let act = Act::SlotAdded { practitioner, replaced: replaced.is_some() };
+        lookup::record(self, &holder, Text::EMPTY, act).map_err(|()| UnlockError::AuditCannotBeWritten)?;
+        let added = self.keys.keyslot().add_vault_slot(slot, passphrase, &opening);
+        added.map_err(|error| UnlockError::Vault(error.into()))
     }
 
     /// Locks the vault and records it.

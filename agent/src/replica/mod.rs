@@ -70,8 +70,13 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let highest = keys.generations().into_iter().chain(store.generations()?).max().unwrap_or(0);
         let building = Mutex::new(Building { next: highest + 1, staged: BTreeMap::new() });
         let replica = Self { store, keys, named, view: RwLock::new(view), building };
-        // A crash may have left keys and rows that nothing refers to.
-        replica.destroy_unused()?;
+        // A crash may have left keys and rows that nothing refers to. What does not verify now is left alone: it may
+        // under another root, and clearing up on a full disk must not cost the copy.
+        if !replica.view().unreadable
+            && let Err(error) = replica.destroy_unused()
+        {
+            tracing::warn!(%error, "old generations could not be cleared away yet");
+        }
         Ok(replica)
     }
 
@@ -136,7 +141,16 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     /// [`StoreError`]; the age then stays as it was.
     pub fn confirm(&self, beat: &Verified<Beat>, carrier: Carrier, reading: Reading) -> Result<(), StoreError> {
         let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut clock = self.view().clock;
+        let mut clock = {
+            let view = self.view();
+            // Another carrier may have moved the copy since the machine looked: a beat never speaks of another head.
+            let of_this_head = view.head.as_ref().is_some_and(|head| head.hash() == beat.head);
+            let newest = view.beat.as_ref().is_none_or(|last| beat.issued_ms >= last.issued_ms);
+            if !of_this_head || !newest {
+                return Err(StoreError::Overtaken);
+            }
+            view.clock
+        };
         clock.observe(beat.issued_ms, carrier, reading);
         let row = self.named.seal("beat", &StoredBeat { beat: beat.bytes().to_vec(), clock })?;
         self.store.commit(&[row])?;
@@ -154,6 +168,10 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
         let (beat, mut clock) = {
             let view = self.view();
+            if view.unreadable {
+                // The stored beat stays: it may verify again.
+                return Ok(());
+            }
             (view.beat.as_ref().map(|beat| beat.bytes().to_vec()), view.clock)
         };
         clock.raise_floor(reading);
@@ -176,6 +194,9 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
         for chunk in chunks {
             let known = building.staged.get(&chunk.state.feed).is_some_and(|staged| staged.state == chunk.state);
+            if !known && building.staged.remove(&chunk.state.feed).is_some() {
+                tracing::debug!(feed = %chunk.state.feed, "a half-staged generation was given up");
+            }
             if !known {
                 let (generation, key) = self.new_generation(&mut building, chunk.state.feed)?;
                 let staged = Staged { state: chunk.state.clone(), generation, key };
@@ -205,10 +226,38 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     /// both cases the old copy keeps answering.
     pub fn apply(&self, plan: Plan, carrier: Carrier, reading: Reading) -> Result<Result<(), Vec<FeedId>>, StoreError> {
         let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_not_overtaken(&plan)?;
+        let result = self.build_and_flip(&mut building, plan, carrier, reading);
+        building.staged.clear();
+        drop(building);
+        // The flip stands or the old copy does: cleaning up can fail and be tried again, without saying otherwise.
+        if let Err(error) = self.destroy_unused() {
+            tracing::warn!(%error, "old generations could not be cleared away yet");
+        }
+        result
+    }
+
+    /// Another carrier may have moved the copy since the machine looked: a plan never leads back.
+    fn check_not_overtaken(&self, plan: &Plan) -> Result<(), StoreError> {
+        let view = self.view();
+        let Some(head) = view.head.as_ref().filter(|head| head.scope == plan.head.scope) else { return Ok(()) };
+        let older = plan.head.gseq < head.gseq
+            || view.beat.as_ref().is_some_and(|last| plan.beat.issued_ms < last.issued_ms)
+            || (plan.reference.is_none() && head.reference != plan.head.reference);
+        if older { Err(StoreError::Overtaken) } else { Ok(()) }
+    }
+
+    fn build_and_flip(
+        &self,
+        building: &mut Building,
+        plan: Plan,
+        carrier: Carrier,
+        reading: Reading,
+    ) -> Result<Result<(), Vec<FeedId>>, StoreError> {
         let mut next = BTreeMap::new();
         let mut wrong = Vec::new();
         for (state, source) in plan.head.feeds.iter().zip(plan.sources) {
-            match self.build(&mut building, state, source)? {
+            match self.build(building, state, source)? {
                 Ok(copy) => {
                     next.insert(state.feed, copy);
                 }
@@ -253,9 +302,6 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             view.damaged = BTreeSet::new();
             view.unreadable = false;
         }
-        building.staged.clear();
-        drop(building);
-        self.destroy_unused()?;
         Ok(Ok(()))
     }
 

@@ -66,7 +66,9 @@ pub(crate) fn run(context: &Context<'_>, command: DeviceCommand) -> anyhow::Resu
             if !found {
                 return Err(unknown("device", &device.to_string(), "device list"));
             }
-            let text = format!("Device {device} is revoked: it erases itself when it next reaches this server.");
+            let text = format!(
+                "Device {device} is revoked: it gets nothing more from this server and answers nothing once it has heard so; its lease bounds the time until then."
+            );
             context.out.result(&json!({"device": device.to_string(), "state": "revoked"}), &text);
             Ok(())
         }

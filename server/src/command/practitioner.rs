@@ -41,6 +41,9 @@ Devices get the badge with their next grant.")]
     List,
 }
 
+/// Badges travel in every grant of the site, and a device keeps its grant in a file of fixed size.
+const BADGES_MAX: usize = 200;
+
 pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow::Result<()> {
     let home = context.home()?;
     match command {
@@ -51,6 +54,13 @@ pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow
             let known = home.store.read::<_, StoreError>(|tx| tx.sites())?;
             if let Some(wrong) = sites.iter().find(|site| !known.iter().any(|row| row.site == **site)) {
                 return Err(unknown("site", wrong.as_str(), "site list"));
+            }
+            let there = home.store.read::<_, StoreError>(|tx| tx.practitioners())?;
+            let crowded =
+                sites.iter().find(|site| there.iter().filter(|row| row.sites.contains(site)).count() >= BADGES_MAX);
+            if let Some(site) = crowded {
+                let message = format!("site {site} has {BADGES_MAX} practitioners, as many as its devices can hold");
+                return Err(Failure::usage(message, "divide it into several sites").into());
             }
             let valid_until_ms = now_ms() + i64::from(valid_days) * 86_400_000;
             let row = PractitionerRow { badge: Badge { practitioner: id, name, role, valid_until_ms }, sites };

@@ -150,10 +150,11 @@ impl Register for SqliteTx<'_> {
         Ok(unsigned(statement.query_row([signed(gseq)], |row| row.get(0))?))
     }
 
+    /// Both ways: a clock that was ahead once must not keep a visible plan out of the feeds for ever.
     fn outlived(&self, minute: u32) -> Result<Vec<PersonId>, StoreError> {
         let mut statement = self.0.prepare_cached(
             "SELECT DISTINCT person FROM plan
-             WHERE settled = 0 AND visible_until_min IS NOT NULL AND visible_until_min <= ?1 ORDER BY person",
+             WHERE visible_until_min IS NOT NULL AND settled <> (visible_until_min <= ?1) ORDER BY person",
         )?;
         let rows = statement.query_map([minute], |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
@@ -161,8 +162,8 @@ impl Register for SqliteTx<'_> {
 
     fn settle_outlived(&self, minute: u32) -> Result<(), StoreError> {
         let mut statement = self.0.prepare_cached(
-            "UPDATE plan SET settled = 1
-             WHERE settled = 0 AND visible_until_min IS NOT NULL AND visible_until_min <= ?1",
+            "UPDATE plan SET settled = (visible_until_min <= ?1)
+             WHERE visible_until_min IS NOT NULL AND settled <> (visible_until_min <= ?1)",
         )?;
         statement.execute([minute])?;
         Ok(())

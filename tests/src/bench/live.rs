@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use cpis_protocol::query::{LookupParameters, Query};
 use cpis_protocol::seal::MemoryHard;
+use cpis_server::register::{Extract, write_plans_csv};
 
 use super::fleet::{Api, Fleet, SITE, server};
 use super::report::{Report, mib, time};
+use super::wire::endings;
 use super::{Scale, directory_bytes, median, memory_kib, resident_kib};
-use crate::process::Running;
-use crate::site::{AgentSite, Place};
+use crate::process::{Running, run};
+use crate::site::{AgentSite, Place, Site};
 
 const TARGET_KIB: u64 = 24 * 1024;
 const TARGET_START: Duration = Duration::from_millis(300);
@@ -63,6 +65,14 @@ pub fn memory(directory: &Path, scale: Scale, report: &mut Report) -> anyhow::Re
         api.look_up(person.number, person.birth)?;
     }
     show("after 20 look-ups at synthetic cost", &running)?;
+    let (rounds, changes) = scale.of((36, 500), (2, 20));
+    for round in 0..rounds {
+        let attempts = api.status()?.link.attempts;
+        publish_changes(&site, directory, changes, round)?;
+        agent.sync()?;
+        api.wait_synced(&mut running, attempts)?;
+    }
+    show(&format!("after {rounds} updates of {changes} changes each, in the same process"), &running)?;
     running.stop()?;
     serving.stop()?;
     report.figure("the agent's directory on disk", mib(directory_bytes(agent.directory()) / 1024));
@@ -70,6 +80,13 @@ pub fn memory(directory: &Path, scale: Scale, report: &mut Report) -> anyhow::Re
         after_hard_look_ups(&directory.join(cost.memory_kib.to_string()), cost, scale, report)?;
     }
     Ok(())
+}
+
+fn publish_changes(site: &Site, directory: &Path, changes: usize, round: i32) -> anyhow::Result<()> {
+    let extract = Extract { authorities: Vec::new(), changes: endings(site, changes, round)? };
+    let file = directory.join("changes.csv");
+    std::fs::write(&file, write_plans_csv(&extract)?)?;
+    run(site.command()?.arg("ingest").arg(&file)).map(|_| ())
 }
 
 /// The memory-hard step allocates tens of MiB; a few records are enough to see that they are given back.

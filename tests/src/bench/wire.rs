@@ -176,20 +176,9 @@ impl Wire<'_> {
 
 /// Three fifths of the changes end a plan, three tenths are new people, one tenth are numbers taken out.
 fn extract(site: &Site, changes: usize) -> anyhow::Result<Extract> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    let today = Date::of_unix_ms(i64::try_from(now.as_millis())?)?;
-    let plain = |person: &&PersonRow| {
-        person.plans.len() == 1 && person.plans.iter().all(|plan| plan.end.is_none() && plan.due.is_none())
-    };
-    let mut people = site.people().iter().filter(plain).cloned();
     let (updates, inserts) = (changes * 3 / 5, changes * 3 / 10);
-    let mut all = Vec::new();
-    for mut person in people.by_ref().take(updates) {
-        for plan in &mut person.plans {
-            plan.end = Some(today);
-        }
-        all.push(Change::Put(person));
-    }
+    let mut all = endings(site, updates, 0)?;
+    let mut people = plain(site).skip(updates);
     let removed: Vec<_> = people.by_ref().take(changes - updates - inserts).collect();
     all.extend(removed.iter().map(|person| Change::Delete(person.number)));
     let known: std::collections::BTreeSet<_> = site.people().iter().map(|person| person.number.as_u64()).collect();
@@ -198,6 +187,31 @@ fn extract(site: &Site, changes: usize) -> anyhow::Result<Extract> {
     all.extend(free.zip(people).take(inserts).map(|(number, person)| Change::Put(PersonRow { number, ..person })));
     ensure!(all.len() == changes, "the register is too small for {changes} changes");
     Ok(Extract { authorities: Vec::new(), changes: all })
+}
+
+/// Changes that end the only plan of so many people, some days ago.
+///
+/// # Errors
+/// When the clock cannot be read.
+pub fn endings(site: &Site, count: usize, days_ago: i32) -> anyhow::Result<Vec<Change>> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let day = Date::of_unix_ms(i64::try_from(now.as_millis())?)?.plus_days(-days_ago);
+    let end = |mut person: PersonRow| {
+        for plan in &mut person.plans {
+            plan.end = Some(day);
+        }
+        Change::Put(person)
+    };
+    Ok(plain(site).take(count).map(end).collect())
+}
+
+/// People with one active plan that is older than the days used here.
+fn plain(site: &Site) -> impl Iterator<Item = PersonRow> {
+    let old = |start: Option<Date>| start.is_some_and(|start| start.iso().as_str() < "2026-01-01");
+    let one = move |person: &&PersonRow| {
+        person.plans.len() == 1 && person.plans.iter().all(|p| p.end.is_none() && p.due.is_none() && old(p.start))
+    };
+    site.people().iter().filter(one).cloned()
 }
 
 /// What the machine has that figures depend on: processor, kernel, file system of the work directory.

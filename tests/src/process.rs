@@ -34,7 +34,7 @@ fn build() -> anyhow::Result<PathBuf> {
         .find(|path| path.ends_with("debug") || path.ends_with("release"))
         .context("the test program is not below a target directory")?;
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    cargo.args(["build", "--quiet", "-p", "cpis-agent", "-p", "cpis-server", "--bins"]);
+    cargo.args(["build", "--quiet", "-p", "cpis-agent", "-p", "cpis-server", "-p", "cpis-tests", "--bins"]);
     if directory.ends_with("release") {
         cargo.arg("--release");
     }

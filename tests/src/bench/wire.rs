@@ -194,8 +194,8 @@ fn extract(site: &Site, changes: usize) -> anyhow::Result<Extract> {
 /// # Errors
 /// When the clock cannot be read.
 pub fn endings(site: &Site, count: usize, days_ago: i32) -> anyhow::Result<Vec<Change>> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    let day = Date::of_unix_ms(i64::try_from(now.as_millis())?)?.plus_days(-days_ago);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let day = Date::of_unix_ms(now.tv_sec * 1000)?.plus_days(-days_ago);
     let end = |mut person: PersonRow| {
         for plan in &mut person.plans {
             plan.end = Some(day);

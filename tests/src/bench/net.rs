@@ -37,6 +37,8 @@ pub struct Count {
     pub up: u64,
     /// Packets both ways; zero at a relay.
     pub packets: u64,
+    /// TCP connections that the server accepted: each pays for a handshake.
+    pub connections: u64,
 }
 
 impl Count {
@@ -49,7 +51,12 @@ impl Count {
     /// What was added since an earlier count.
     #[must_use]
     pub const fn since(&self, earlier: &Self) -> Self {
-        Self { down: self.down - earlier.down, up: self.up - earlier.up, packets: self.packets - earlier.packets }
+        Self {
+            down: self.down - earlier.down,
+            up: self.up - earlier.up,
+            packets: self.packets - earlier.packets,
+            connections: self.connections - earlier.connections,
+        }
     }
 }
 
@@ -119,8 +126,9 @@ impl Line {
     /// When the counters cannot be read.
     pub fn count(&self) -> anyhow::Result<Count> {
         if let Self::Relay(relay, _) = self {
-            let [down, up] = [&relay.down, &relay.up].map(|counter| counter.load(Ordering::Relaxed));
-            return Ok(Count { down, up, packets: 0 });
+            let counters = [&relay.down, &relay.up, &relay.connections];
+            let [down, up, connections] = counters.map(|counter| counter.load(Ordering::Relaxed));
+            return Ok(Count { down, up, packets: 0, connections });
         }
         let text = std::fs::read_to_string("/proc/thread-self/net/dev")?;
         let line = text.lines().find_map(|line| line.trim().strip_prefix(AGENT.device)?.strip_prefix(':'));
@@ -128,7 +136,12 @@ impl Line {
             line.context("no such device")?.split_whitespace().filter_map(|f| f.parse().ok()).collect();
         let field = |at: usize| fields.get(at).copied().context("a counter is missing");
         // Received bytes and packets are the first two; sent ones begin at the ninth.
-        Ok(Count { down: field(0)?, up: field(8)?, packets: field(1)? + field(9)? })
+        Ok(Count {
+            down: field(0)?,
+            up: field(8)?,
+            packets: field(1)? + field(9)?,
+            connections: self.at_server(accepted)?,
+        })
     }
 
     /// Waits until nothing has gone over the line for a while.
@@ -146,6 +159,15 @@ impl Line {
         }
         Ok(last)
     }
+}
+
+/// Connections that programs of this thread's namespace accepted, ever.
+fn accepted() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "PassiveOpens");
+    Ok(found.context("no PassiveOpens")?.1.parse()?)
 }
 
 /// Runs something on a thread of its own inside a namespace.
@@ -226,6 +248,7 @@ pub struct Relay {
     to: u16,
     down: Arc<AtomicU64>,
     up: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
 }
 
 impl Relay {
@@ -234,10 +257,12 @@ impl Relay {
         let port = listener.local_addr()?.port();
         let to = Place::loopback()?.listen.port();
         let (down, up) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let counters = (Arc::clone(&down), Arc::clone(&up));
+        let connections = Arc::new(AtomicU64::new(0));
+        let counters = (Arc::clone(&down), Arc::clone(&up), Arc::clone(&connections));
         // Ends with the process: it holds nothing but sockets.
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                counters.2.fetch_add(1, Ordering::Relaxed);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
                 let (Ok(from), Ok(back)) = (client.try_clone(), server.try_clone()) else { continue };
                 let (down, up) = (Arc::clone(&counters.0), Arc::clone(&counters.1));
@@ -245,7 +270,7 @@ impl Relay {
                 std::thread::spawn(move || pass(back, client, &down));
             }
         });
-        Ok(Self { port, to, down, up })
+        Ok(Self { port, to, down, up, connections })
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Bundle(command::bundle::BundleArgs),
     /// Serve devices until told to stop
     Serve(command::serve::Serve),
+    /// Show what a guess costs at the parameters in force: a look-up, an index, a dump of the register
+    Price(command::price::PriceArgs),
     /// Show what this server holds
     Status,
 }

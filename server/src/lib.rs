@@ -13,6 +13,7 @@ pub mod http;
 pub mod ingest;
 pub mod keys;
 pub mod port;
+pub mod price;
 pub mod publish;
 pub mod record;
 pub mod register;

@@ -7,6 +7,7 @@ pub(crate) mod device;
 pub(crate) mod failure;
 pub(crate) mod init;
 pub(crate) mod practitioner;
+pub(crate) mod price;
 pub(crate) mod register;
 pub(crate) mod root;
 pub(crate) mod scope;
@@ -60,6 +61,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Audit(command) => return audit::run(&context, &command),
         Command::Bundle(args) => bundle::run(&context, &args),
         Command::Serve(args) => serve::run(&context, &args),
+        Command::Price(args) => price::run(&context, &args),
         Command::Status => status::run(&context),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -344,7 +344,10 @@ pub(crate) fn record(agent: &Agent, badge: &Badge, incident: Text<16>, act: Act)
     let break_glass = agent.glass_is_broken(badge.practitioner);
     let event = AuditEvent { practitioner: badge.practitioner, role: badge.role, incident, break_glass, act };
     let moment = agent.moment(agent.clock().reading());
-    match agent.append(Priority::Routine, &moment, &event) {
+    // Where the site has a break-glass, it must be reachable when the journal is full: the vault can still be opened.
+    let reachable = matches!(event.act, Act::Unlock) && agent.grant().policy.break_glass_look_ups > 0;
+    let priority = if reachable { Priority::Emergency } else { Priority::Routine };
+    match agent.append(priority, &moment, &event) {
         Ok(seq) => Ok(seq),
         Err(error) => {
             tracing::error!(%error, "an audit event could not be written");

@@ -179,10 +179,8 @@ fn the_limit_survives_restart_and_kill_and_break_glass_needs_signed_policy() {
     stage.agent.sync().unwrap();
     assert_eq!(stage.agent.status().unwrap()["unlocked_by"], Value::Null);
     stage.agent.unlock().unwrap();
-    for (arguments, words) in [(["break-glass", "--reason", "short", "--yes"], "too short")] {
-        let refused = stage.agent.says(&arguments).unwrap();
-        assert!(refused.code != 0 && refused.err.contains(words), "{}", refused.err);
-    }
+    let refused = stage.agent.says(&["break-glass", "--reason", "short", "--yes"]).unwrap();
+    assert!(refused.code == 1 && refused.err.contains("too short"), "{}", refused.err);
     let refused = stage.agent.says(&["break-glass", "--reason", "major incident"]).unwrap();
     assert!(refused.code == 77 && refused.err.contains("confirm"), "{}", refused.err);
     let broken = stage.agent.says(&["break-glass", "--reason", "major incident", "--yes"]).unwrap();

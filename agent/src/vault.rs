@@ -45,17 +45,33 @@ impl Session {
     }
 }
 
+fn keys_of(grant: &Grant, previous: Option<&Grant>, opening: &OpeningKey) -> Result<FeedKeys, Refusal> {
+    let keys = grant.open_keys(opening)?;
+    // A previous grant that does not open takes nothing from the newest.
+    Ok(match previous.and_then(|previous| previous.open_keys(opening).ok()) {
+        Some(older) => keys.and(older),
+        None => keys,
+    })
+}
+
 /// The vault of the device: open or not.
 #[derive(Debug, Default)]
 pub struct Vault(Mutex<Option<Session>>);
 
 impl Vault {
-    /// Opens the feed keys of a grant for a practitioner. An earlier session ends.
+    /// Opens the feed keys of a grant, and of the previous one while the copy needs it, for a practitioner. An earlier session ends.
     ///
     /// # Errors
     /// [`Refusal::DoesNotOpen`] when the grant was sealed to another vault.
-    pub fn open(&self, badge: Badge, opening: OpeningKey, grant: &Grant, boot_ms: u64) -> Result<(), Refusal> {
-        let keys = grant.open_keys(&opening)?;
+    pub fn open(
+        &self,
+        badge: Badge,
+        opening: OpeningKey,
+        grant: &Grant,
+        previous: Option<&Grant>,
+        boot_ms: u64,
+    ) -> Result<(), Refusal> {
+        let keys = keys_of(grant, previous, &opening)?;
         let idle_ms = u64::from(grant.policy.idle_lock_s) * 1000;
         let session =
             Session { badge, keys, revealable: BTreeMap::new(), opening, idle_ms, last_used_boot_ms: boot_ms };
@@ -76,10 +92,10 @@ impl Vault {
     }
 
     /// Opens the keys of a newer grant while somebody works; a badge that is gone from it ends the session.
-    pub fn renew(&self, grant: &Grant, now_ms: i64) {
+    pub fn renew(&self, grant: &Grant, previous: Option<&Grant>, now_ms: i64) {
         let mut state = self.lock_state();
         let Some(session) = state.as_mut() else { return };
-        match (grant.badge(&session.badge.practitioner, now_ms), grant.open_keys(&session.opening)) {
+        match (grant.badge(&session.badge.practitioner, now_ms), keys_of(grant, previous, &session.opening)) {
             (Some(badge), Ok(keys)) => {
                 session.badge = badge.clone();
                 session.keys = keys;

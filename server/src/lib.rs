@@ -15,6 +15,7 @@ pub mod keys;
 pub mod port;
 pub mod publish;
 pub mod record;
+pub mod rekey;
 pub mod register;
 pub mod serve;
 pub mod service;

@@ -2,6 +2,7 @@
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
 mod error;
+mod grants;
 mod report;
 mod unlock;
 
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
 use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
-use cpis_protocol::clock::{Carrier, Reading};
+use cpis_protocol::clock::Carrier;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
 use cpis_protocol::sign::{Signer, Verified};
@@ -59,6 +60,7 @@ pub struct Agent {
     device: DeviceId,
     trust: RwLock<Trust>,
     grant: RwLock<Arc<Verified<Grant>>>,
+    previous: RwLock<Option<Arc<Verified<Grant>>>>,
     journal: Journal,
     replica: Replica<SledStore, LocalKeys>,
     vault: Vault,
@@ -97,6 +99,7 @@ impl Agent {
         let device = DeviceId::of(&signer.public_key());
         let trust = Trust::pin(&contents.root).map_err(OpenError::Refused)?;
         let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
+        let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
         let revoked = AtomicBool::new(contents.revoked);
         let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
         let options = Options { capacity_bytes, ..Options::default() };
@@ -120,6 +123,7 @@ impl Agent {
             device,
             trust: RwLock::new(trust),
             grant: RwLock::new(Arc::new(grant)),
+            previous: RwLock::new(previous),
             journal,
             replica,
             vault: Vault::default(),
@@ -305,28 +309,6 @@ impl Agent {
             Ok(())
         })?;
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
-        Ok(())
-    }
-
-    /// Stores a newer grant, which was asked for at that reading; an open session gets its keys.
-    ///
-    /// # Errors
-    /// [`KeyslotError`]; the old grant stays in force.
-    pub fn store_grant(&self, grant: Verified<Grant>, asked: Reading) -> Result<(), KeyslotError> {
-        self.keys.keyslot().destroy(|contents| {
-            contents.grant = grant.bytes().to_vec();
-            // A grant from the server itself proves that the device is not withdrawn.
-            contents.revoked = false;
-            Ok(())
-        })?;
-        self.revoked.store(false, Ordering::Release);
-        self.replica.set_clock_rule(grant.policy.clock_after_restart);
-        self.replica.observe(grant.issued_ms, Carrier::Live, asked);
-        let reading = self.clock.reading();
-        let grant = Arc::new(grant);
-        // First the grant, then the session: an unlock in between takes the new one.
-        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&grant);
-        self.vault.renew(&grant, self.replica.clock().now(reading).unwrap_or(reading.wall_ms));
         Ok(())
     }
 

@@ -214,19 +214,23 @@ fn find(
     let view = agent.replica().view();
     let copy = statement(&view, age_s, freshness).ok_or(CannotAnswer::NeverSynced)?;
     let now_ms = view.clock.now(reading).ok_or(CannotAnswer::AgeUnknown)?;
-    let mut found = agent
+    let (found, covered) = agent
         .vault()
         .with(reading.boot_ms, |session| {
             // Somebody else may have unlocked meanwhile: an answer is for who asked.
             let own = session.badge.practitioner == practitioner;
-            own.then(|| view.find(agent.replica().store(), &session.keys, token))
+            own.then(|| (view.find(agent.replica().store(), &session.keys, token), view.covered_by(&session.keys)))
         })
         .flatten()
-        .ok_or(CannotAnswer::VaultLocked)??;
+        .ok_or(CannotAnswer::VaultLocked)?;
+    let mut found = found?;
     for one in &mut found {
         keep_visible(&mut one.record, now_ms);
     }
     found.retain(|one| !one.record.flags.is_empty());
+    if found.is_empty() && !covered {
+        return Err(CannotAnswer::KeyMissing); // R79
+    }
     Ok((copy, found))
 }
 

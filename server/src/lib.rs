@@ -17,6 +17,7 @@ pub mod price;
 pub mod publish;
 pub mod record;
 pub mod register;
+pub mod rekey;
 pub mod serve;
 pub mod service;
 pub mod store;

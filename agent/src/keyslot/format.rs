@@ -9,10 +9,10 @@
 //! | 8 | 1 | format version, 1 |
 //! | 9 | 1 | flags: 1 = the other slot still holds what was destroyed and must be overwritten |
 //! | 10 | 8 | generation; the slot with the higher one counts |
-//! | 18 | 4 | length of the sealed body: 61,480 |
-//! | 22 | 61,480 | body, padded to [`BODY_BYTES`], XChaCha20-Poly1305 under the device key, bound to the 22 bytes before |
-//! | 61,502 | 4,030 | zeros |
-//! | 65,532 | 4 | CRC-32 of the 65,532 bytes before |
+//! | 18 | 4 | length of the sealed body: 127,016 |
+//! | 22 | 127,016 | body, padded to [`BODY_BYTES`], XChaCha20-Poly1305 under the device key, bound to the 22 bytes before |
+//! | 127,038 | 4,030 | zeros |
+//! | 131,068 | 4 | CRC-32 of the 131,068 bytes before |
 
 use cpis_protocol::Refusal;
 use cpis_protocol::seal::{Key, SEAL_BYTES};
@@ -22,11 +22,11 @@ use zeroize::Zeroizing;
 use crate::durable;
 
 /// The size of one slot.
-pub(super) const SLOT_BYTES: usize = 64 * 1024;
+pub(super) const SLOT_BYTES: usize = 128 * 1024;
 /// The size of the file.
 pub(super) const FILE_BYTES: usize = 2 * SLOT_BYTES;
 /// The size of the padded body.
-pub(super) const BODY_BYTES: usize = 60 * 1024;
+pub(super) const BODY_BYTES: usize = 124 * 1024;
 /// The other slot still holds what was destroyed.
 pub(super) const FLAG_SCRUB: u8 = 1;
 pub(super) const FORMAT: u8 = 1;
@@ -59,7 +59,7 @@ fn header(flags: u8, generation: u64) -> [u8; HEADER_BYTES] {
     header[8] = FORMAT;
     header[9] = flags;
     header[10..18].copy_from_slice(&generation.to_le_bytes());
-    // 61,480 fits.
+    // 127,016 fits.
     header[18..].copy_from_slice(&(SEALED_BYTES as u32).to_le_bytes());
     header
 }

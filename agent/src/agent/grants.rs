@@ -47,12 +47,7 @@ impl Agent {
     ///
     /// # Errors
     /// As the replica's.
-    pub fn apply(
-        &self,
-        plan: Plan,
-        carrier: Carrier,
-        reading: Reading,
-    ) -> Result<Result<(), Vec<FeedId>>, StoreError> {
+    pub fn apply(&self, plan: Plan, carrier: Carrier, reading: Reading) -> Result<Result<(), Vec<FeedId>>, StoreError> {
         let applied = self.replica.apply(plan, carrier, reading)?;
         if applied.is_ok() {
             self.settle_grants();

@@ -34,7 +34,13 @@ impl Agent {
         let grant = self.grant();
         let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
         self.vault
-            .open(badge.clone(), opening, &grant, self.previous_grant().as_deref().map(|v| &**v), self.clock.reading().boot_ms)
+            .open(
+                badge.clone(),
+                opening,
+                &grant,
+                self.previous_grant().as_deref().map(|v| &**v),
+                self.clock.reading().boot_ms,
+            )
             .map_err(|_| UnlockError::KeysDoNotOpen)?;
         Ok(badge)
     }

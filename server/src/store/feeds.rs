@@ -78,9 +78,8 @@ impl Feeds for SqliteTx<'_> {
     }
 
     fn feed_key_made(&self, log: CellLog, key_id: u32) -> Result<Option<UnixMs>, StoreError> {
-        let mut statement = self
-            .0
-            .prepare_cached("SELECT made_ms FROM feed_key WHERE feed = ?1 AND epoch = ?2 AND key_id = ?3")?;
+        let mut statement =
+            self.0.prepare_cached("SELECT made_ms FROM feed_key WHERE feed = ?1 AND epoch = ?2 AND key_id = ?3")?;
         Ok(statement.query_row((log.feed.as_str(), signed(log.epoch), key_id), |row| row.get(0)).optional()?)
     }
 
@@ -126,9 +125,9 @@ impl Feeds for SqliteTx<'_> {
     }
 
     fn placed_after(&self, feed: FeedId, above: PersonId, limit: usize) -> Result<Vec<PersonId>, StoreError> {
-        let mut statement = self.0.prepare_cached(
-            "SELECT person FROM placement WHERE feed = ?1 AND person > ?2 ORDER BY person LIMIT ?3",
-        )?;
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT person FROM placement WHERE feed = ?1 AND person > ?2 ORDER BY person LIMIT ?3")?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = statement.query_map((feed.as_str(), above, limit), |row| row.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 fn feeds(site: &Site) -> Vec<Value> {
     let out = run(site.command().unwrap().args(["--json", "feed", "list"])).unwrap();
-    serde_json::from_slice::<Value>(&out.stdout).unwrap().as_array().unwrap().clone()
+    serde_json::from_str::<Value>(&out).unwrap().as_array().unwrap().clone()
 }
 
 fn rotate(site: &Site, further: &[&str]) {
@@ -38,8 +38,8 @@ fn whoever_held_a_feed_reads_on_and_a_newcomer_gets_the_current_key() {
     let server = site.serve().unwrap();
     let online = site.enrol(&work.path().join("online"), "crew").unwrap();
     let offline = site.enrol(&work.path().join("offline"), "crew").unwrap();
-    let mut one = online.start().unwrap();
-    let mut two = offline.start().unwrap();
+    let one = online.start().unwrap();
+    let two = offline.start().unwrap();
     for agent in [&online, &offline] {
         agent.sync().unwrap();
         agent.unlock().unwrap();
@@ -66,7 +66,7 @@ fn whoever_held_a_feed_reads_on_and_a_newcomer_gets_the_current_key() {
     online.sync().unwrap();
     assert_eq!([answer(&online, &site), miss(&online, &site)], ["flagged", "not-in-this-copy"], "in the same session");
     // The other comes back, still locked: courier first, then somebody unlocks.
-    two = offline.start().unwrap();
+    let two = offline.start().unwrap();
     offline.sync().unwrap();
     offline.unlock().unwrap();
     assert_eq!([answer(&offline, &site), miss(&offline, &site)], ["flagged", "not-in-this-copy"]);
@@ -76,14 +76,14 @@ fn whoever_held_a_feed_reads_on_and_a_newcomer_gets_the_current_key() {
     let last = feeds(&site);
     assert!(last.iter().all(|feed| (count(feed, "/key"), count(feed, "/oldest_key")) == (5, 5)), "{last:?}");
     assert_eq!(count(&last[0], "/devices_with_older_keys"), 2, "the third is not one of them");
-    let mut three = third.start().unwrap();
+    let three = third.start().unwrap();
     third.sync().unwrap();
     third.unlock().unwrap();
     for agent in [&online, &offline, &third] {
         agent.sync().unwrap();
         assert_eq!([answer(agent, &site), miss(agent, &site)], ["flagged", "not-in-this-copy"]);
     }
-    for running in [&mut one, &mut two, &mut three] {
+    for running in [one, two, three] {
         assert!(running.stop().unwrap().success());
     }
     drop(server);

@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Name the lists of feeds that kinds of sites need
     #[command(subcommand)]
     Scope(command::scope::ScopeCommand),
+    /// Feed keys: list them, rotate them, seal feeds anew
+    #[command(subcommand)]
+    Feed(command::feed::FeedCommand),
     /// Sites, and the policy that their devices get
     #[command(subcommand)]
     Site(command::site::SiteCommand),

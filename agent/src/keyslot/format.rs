@@ -119,14 +119,14 @@ mod tests {
 
     #[test]
     fn frozen_slot() {
-        assert_eq!(hex(&header(1, 0x0102)), "435049534b4559530101020100000000000028f00000");
+        assert_eq!(hex(&header(1, 0x0102)), "435049534b4559530101020100000000000028f00100");
         let key = Key::from_bytes([1; 32]);
         let body = vec![7; BODY_BYTES];
         let slot = seal(&key, 0, 9, &body, &mut OsRandom).unwrap();
-        assert_eq!((slot.len(), SEALED_BYTES, HEADER_BYTES), (65_536, 61_480, 22));
+        assert_eq!((slot.len(), SEALED_BYTES, HEADER_BYTES), (131_072, 127_016, 22));
         assert_eq!(slot[..22], header(0, 9));
-        assert_eq!(key.open(&slot[..22], &slot[22..61_502]).unwrap().as_slice(), body);
-        assert!(slot[61_502..65_532].iter().all(|b| *b == 0));
+        assert_eq!(key.open(&slot[..22], &slot[22..127_038]).unwrap().as_slice(), body);
+        assert!(slot[127_038..131_068].iter().all(|b| *b == 0));
         let opened = open(&key, &slot).unwrap();
         assert_eq!((opened.generation, opened.flags, opened.body.as_slice()), (9, 0, body.as_slice()));
         assert_eq!(open(&Key::from_bytes([2; 32]), &slot).err(), Some(BadSlot::DoesNotOpen));

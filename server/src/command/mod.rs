@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod bundle;
 pub(crate) mod device;
 pub(crate) mod failure;
+pub(crate) mod feed;
 pub(crate) mod init;
 pub(crate) mod practitioner;
 pub(crate) mod price;
@@ -55,6 +56,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Synthesise(args) => register::synthesise(&context, args),
         Command::Ingest(args) => register::ingest(&context, &args),
         Command::Scope(command) => scope::run(&context, command),
+        Command::Feed(command) => feed::run(&context, command),
         Command::Site(command) => site::run(&context, command),
         Command::Device(command) => device::run(&context, command),
         Command::Practitioner(command) => practitioner::run(&context, command),

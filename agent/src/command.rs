@@ -66,7 +66,7 @@ impl From<ClientError> for Failed {
                     "vault-locked" | "wrong-passphrase" | "slot-closed" | "no-slot" | "no-badge" | "no-token" => {
                         Exit::NotPermitted
                     }
-                    "withdrawn" | "slot-in-use" => Exit::NotPermitted,
+                    "withdrawn" | "slot-in-use" | "tpm-locked-out" => Exit::NotPermitted,
                     "never-synced"
                     | "stale"
                     | "lease-expired"
@@ -87,6 +87,8 @@ impl From<OpenError> for Failed {
     fn from(error: OpenError) -> Self {
         let hint = match &error {
             OpenError::NotEnrolled => Some("enrol it first: cpis-agent enrol --help"),
+            // It says itself what to do.
+            OpenError::DeviceSecret(_) => None,
             OpenError::InUse => Some("the agent is running here: this command talks to it, or stop it first"),
             _ => Some("run `cpis-agent doctor` for what to mend"),
         };
@@ -194,7 +196,7 @@ fn passphrase(args: &PassphraseArgs, prompt: &str) -> Result<Zeroizing<String>, 
 }
 
 async fn enrol(cli: &Cli, args: &EnrolArgs) -> Done {
-    let passphrase = passphrase(&args.passphrase, "New passphrase (twelve characters or more): ")?;
+    let passphrase = passphrase(&args.passphrase, "New passphrase (twelve characters or more), or where a TPM counts a PIN (six digits or more): ")?;
     let device = enrol::enrol(&cli.dir, &args.invitation, &args.practitioner, &passphrase).await.map_err(|error| {
         let exit = if error.is_unreachable() { Exit::Unreachable } else { Exit::Failed };
         Failed::new(exit, &error, error.hint())

@@ -165,6 +165,11 @@ pub fn status(value: &Value) -> String {
         name => format!("unlocked by {name}"),
     };
     let _ = write!(out, "Vault       {vault}");
+    let provider = text(value, "/device_secret/provider");
+    if !provider.is_empty() {
+        let since = number(value, "/device_secret/since_ms").map_or_else(String::new, |ms| format!(", since {}", london(ms)));
+        let _ = write!(out, "\nSecret      kept by: {provider}{since}");
+    }
     if value.pointer("/revoked").and_then(Value::as_bool) == Some(true) {
         let _ = write!(out, "\nREVOKED     this device has been withdrawn from use");
     }

@@ -77,6 +77,7 @@ impl UnlockError {
         match self {
             Self::Vault(VaultError::WrongPassphrase { .. }) => "wrong-passphrase",
             Self::Vault(VaultError::Closed) => "slot-closed",
+            Self::Vault(VaultError::LockedOut) => "tpm-locked-out",
             Self::Vault(VaultError::NoSlot) => "no-slot",
             Self::Vault(_) => "vault-failed",
             Self::NoBadge => "no-badge",

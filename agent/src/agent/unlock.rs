@@ -7,7 +7,7 @@ use cpis_protocol::id::PractitionerId;
 use cpis_protocol::text::Text;
 
 use super::{Agent, UnlockError};
-use crate::keyslot::{NewSlot, check_passphrase};
+use crate::keyslot::NewSlot;
 use crate::lookup;
 
 impl Agent {
@@ -49,7 +49,7 @@ impl Agent {
         let reading = self.clock.reading();
         let now_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);
         grant.badge(&practitioner, now_ms).ok_or(UnlockError::NoBadge)?;
-        check_passphrase(passphrase)?;
+        self.device_secret().check_new(passphrase)?;
         let slot = NewSlot {
             practitioner,
             cost: grant.policy.passphrase_cost,

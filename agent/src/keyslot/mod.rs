@@ -34,9 +34,12 @@ use cpis_protocol::seal::Key;
 pub(crate) use self::contents::secret;
 pub use self::contents::{Contents, LOCAL_KEYS_MAX, VAULT_SLOTS_MAX};
 use self::format::{BadSlot, FILE_BYTES, FLAG_SCRUB, Opened, SLOT_BYTES};
-pub use self::passphrase::{CHARACTERS_MIN, DIGITS_MIN, PassphraseProblem, check_passphrase};
+pub use self::passphrase::{
+    CHARACTERS_MIN, Choice, DIGITS_MIN, PIN_DIGITS_MIN, PassphraseProblem, check_new, check_passphrase,
+};
 pub use self::vault::{ATTEMPTS_MAX, NewSlot, SlotStatus, VaultError};
 use crate::device_secret::DeviceSecret;
+use crate::device_secret::tpm::{Tpm, TpmError};
 use crate::durable;
 use crate::random::{OsRandom, RandomError};
 
@@ -77,6 +80,9 @@ pub enum KeyslotError {
     /// Sealing, or the memory-hard step, was refused.
     #[error("keyslot: {0}")]
     Refused(#[from] Refusal),
+    /// The TPM, where it keeps a practitioner's PIN.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
     /// No random bytes.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -90,6 +96,8 @@ pub struct Keyslot {
     file: File,
     kek: Key,
     pepper: Key,
+    /// The TPM that keeps the device secret, where one does.
+    tpm: Option<Tpm>,
     contents: Contents,
     generation: u64,
     /// Which slot holds that generation.
@@ -146,7 +154,8 @@ impl Keyslot {
         let (newest, opened) = newer(slots)?;
         let contents = Contents::from_body(&opened.body).map_err(|_| KeyslotError::Damaged)?;
         let pepper = secret.derive(PEPPER_DOMAIN);
-        let mut this = Self { file, kek, pepper, contents, generation: opened.generation, newest, fell_back };
+        let tpm = secret.tpm().cloned();
+        let mut this = Self { file, kek, pepper, tpm, contents, generation: opened.generation, newest, fell_back };
         // What was read may be in the page cache only, if the process before ended between write and sync.
         this.file.sync_data()?;
         if opened.flags & FLAG_SCRUB != 0 {

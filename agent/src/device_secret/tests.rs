@@ -73,7 +73,7 @@ fn a_credential_is_taken_and_its_loss_or_change_is_told() {
     assert!(!dir.path().join("device.secret").exists(), "the secret is not on this disk");
     let written = std::fs::read(dir.path().join(RECORD)).unwrap();
     assert!(!written.windows(32).any(|window| window == b"0123456789abcdef0123456789abcdeF"));
-    let open = |given| DeviceSecret::open(dir.path(), &sources(Choice::Auto, given));
+    let open = |given: Option<&tempfile::TempDir>| DeviceSecret::open(dir.path(), &sources(Choice::Auto, given));
     assert_eq!(open(Some(&given)).unwrap().derive("a").expose(), made.derive("a").expose());
     assert!(matches!(open(None), Err(DeviceSecretError::NoCredential)));
     let empty = tempfile::tempdir().unwrap();

@@ -36,7 +36,7 @@ pub enum TpmError {
     #[error("{} is damaged: put it back from a copy of this device's directory, or enrol this device anew", .0.display())]
     BlobDamaged(PathBuf),
     /// Written by another version of this program.
-    #[error("{} has format {1}, and this build reads format 1: install the version that wrote it", .0.display())]
+    #[error("{path} has format {format}, and this build reads format 1: install the version that wrote it", path = .0.display(), format = .1)]
     BlobFormat(PathBuf, u8),
     /// The TPM finds a sealed object damaged, though its storage key is the right one.
     #[error("the TPM finds the sealed secret damaged: put device.tpm back from a copy, or enrol this device anew")]

@@ -196,7 +196,10 @@ fn passphrase(args: &PassphraseArgs, prompt: &str) -> Result<Zeroizing<String>, 
 }
 
 async fn enrol(cli: &Cli, args: &EnrolArgs) -> Done {
-    let passphrase = passphrase(&args.passphrase, "New passphrase (twelve characters or more), or where a TPM counts a PIN (six digits or more): ")?;
+    let passphrase = passphrase(
+        &args.passphrase,
+        "New passphrase (twelve characters or more), or where a TPM counts a PIN (six digits or more): ",
+    )?;
     let device = enrol::enrol(&cli.dir, &args.invitation, &args.practitioner, &passphrase).await.map_err(|error| {
         let exit = if error.is_unreachable() { Exit::Unreachable } else { Exit::Failed };
         Failed::new(exit, &error, error.hint())

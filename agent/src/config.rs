@@ -34,7 +34,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { api: API, drop_folder: None, log: "info".into(), journal_mib: 64, device_secret: Choice::Auto, tpm: None }
+        Self {
+            api: API,
+            drop_folder: None,
+            log: "info".into(),
+            journal_mib: 64,
+            device_secret: Choice::Auto,
+            tpm: None,
+        }
     }
 }
 

@@ -167,7 +167,8 @@ pub fn status(value: &Value) -> String {
     let _ = write!(out, "Vault       {vault}");
     let provider = text(value, "/device_secret/provider");
     if !provider.is_empty() {
-        let since = number(value, "/device_secret/since_ms").map_or_else(String::new, |ms| format!(", since {}", london(ms)));
+        let since =
+            number(value, "/device_secret/since_ms").map_or_else(String::new, |ms| format!(", since {}", london(ms)));
         let _ = write!(out, "\nSecret      kept by: {provider}{since}");
     }
     if value.pointer("/revoked").and_then(Value::as_bool) == Some(true) {

@@ -8,6 +8,7 @@
     reason = "a test stops where something is not as it must be"
 )]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use cpis_agent::device_secret::tpm::{Address, TpmError, Uncounted};
@@ -19,7 +20,7 @@ use cpis_protocol::sign::Signer;
 use cpis_protocol::text::Text;
 use cpis_tests::process::run;
 use cpis_tests::scene::text;
-use cpis_tests::site::{PRACTITIONER, Site, SiteRules};
+use cpis_tests::site::{Site, SiteRules};
 use cpis_tests::swtpm::{SoftwareTpm, available};
 
 const PIN: &str = "804127";
@@ -55,8 +56,9 @@ fn open(directory: &Path, sources: &Sources) -> Result<Keyslot, DeviceSecretErro
 
 fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> =
-        entries.map(|path| (path.file_name().unwrap().to_string_lossy().into(), std::fs::read(path).unwrap())).collect();
+    let mut files: Vec<_> = entries
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into(), std::fs::read(path).unwrap()))
+        .collect();
     files.sort();
     files
 }
@@ -177,6 +179,7 @@ fn the_agent_enrols_and_runs_with_a_tpm_and_doctor_names_it() {
     let directory = work.path().join("crew");
     std::fs::create_dir_all(directory.join("agent")).unwrap();
     let toml = format!("device_secret = \"tpm\"\ntpm = \"{}\"\n", tpm.address());
+    std::fs::set_permissions(directory.join("agent"), PermissionsExt::from_mode(0o700)).unwrap();
     std::fs::write(directory.join("agent/agent.toml"), toml).unwrap();
     let crew = site.enrol(&directory, "crew").unwrap();
     assert!(!crew.directory().join("device.secret").exists());

@@ -196,6 +196,12 @@ pub enum Chosen {
 /// The content of a systemd credential; zeroised when dropped, never printed, never cloned.
 pub struct Credential(SecretKey);
 
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credential([secret])")
+    }
+}
+
 impl std::fmt::Debug for Chosen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Chosen({})", self.provider())

@@ -265,7 +265,7 @@ mod tests {
             &"55".repeat(16),         // cost, salt
             "0300000000000000666666", // wrapped
             "02000000",
-            "0700000000000000", // attempts, created
+            "0700000000000000",     // attempts, created
             "02000000000000008888", // the TPM object of a PIN
             "0100000000000000",
             "44",               // grant

@@ -40,8 +40,10 @@ pub enum VaultError {
     #[error("this slot is closed after {ATTEMPTS_MAX} wrong attempts: a colleague must unlock and set it up again")]
     Closed,
     /// The TPM refuses every PIN for a while: nothing was tried.
-    #[error("the TPM refuses PINs for now, after too many wrong ones: wait, it forgets one of them at a time, or let a \
-             colleague with a passphrase unlock (`cpis-agent doctor` says how long)")]
+    #[error(
+        "the TPM refuses PINs for now, after too many wrong ones: wait, it forgets one of them at a time, or let a \
+             colleague with a passphrase unlock (`cpis-agent doctor` says how long)"
+    )]
     LockedOut,
     /// The practitioner has no slot on this device.
     #[error("there is no slot for this practitioner on this device")]
@@ -203,7 +205,9 @@ impl Keyslot {
             }
         };
         let seed = key.map(|key| key.open(&seed_place(self.contents(), practitioner), &slot.wrapped));
-        if let Some(seed) = seed.and_then(Result::ok).and_then(|s| Some(Zeroizing::new(<[u8; 32]>::try_from(s.as_slice()).ok()?))) {
+        if let Some(seed) =
+            seed.and_then(Result::ok).and_then(|s| Some(Zeroizing::new(<[u8; 32]>::try_from(s.as_slice()).ok()?)))
+        {
             if let Err(error) = self.set_attempts(practitioner, 0) {
                 tracing::warn!(%error, "a right passphrase is still counted as an attempt");
             }

@@ -181,8 +181,7 @@ impl Conversation {
         let parent = self.parent.clone();
         let (_, reply) = self.run(CREATE, &parent, &[], parameters, DECRYPT)?;
         let mut reader = Reader(&reply);
-        let (private, public) =
-            reader.sized().zip(reader.sized()).ok_or_else(|| self.chip.link.malformed())?;
+        let (private, public) = reader.sized().zip(reader.sized()).ok_or_else(|| self.chip.link.malformed())?;
         Ok(Object { public: public.to_vec(), private: private.to_vec() })
     }
 

@@ -74,7 +74,9 @@ pub enum Uncounted {
     #[error("the TPM does not say how it counts attempts just now: try again, or use four words")]
     Unknown,
     /// Its counting is switched off.
-    #[error("this TPM does not count attempts: set it with `tpm2_dictionarylockout -s -n 32 -t 600`, or use four words")]
+    #[error(
+        "this TPM does not count attempts: set it with `tpm2_dictionarylockout -s -n 32 -t 600`, or use four words"
+    )]
     Off,
     /// Whoever has the machine can set the counter back.
     #[error(
@@ -223,8 +225,7 @@ mod tests {
 
     #[test]
     fn what_a_pin_may_rest_on() {
-        let good =
-            Attempts { wrong: 0, most: 32, forgets_one_in_s: 600, locked: false, reset_needs_password: true };
+        let good = Attempts { wrong: 0, most: 32, forgets_one_in_s: 600, locked: false, reset_needs_password: true };
         assert_eq!(good.protect_a_pin(), Ok(()));
         let cases = [
             (Attempts { forgets_one_in_s: 0, ..good }, Uncounted::Off),

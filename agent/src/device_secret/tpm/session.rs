@@ -3,7 +3,9 @@
 //! It must not let a secret or an authorisation cross the bus in clear, nor take a reply that does not authenticate.
 
 use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey};
-use aws_lc_rs::cipher::{AES_128, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey};
+use aws_lc_rs::cipher::{
+    AES_128, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey,
+};
 use aws_lc_rs::iv::FixedLength;
 use cpis_protocol::digest::{prf, sha256};
 use zeroize::Zeroizing;

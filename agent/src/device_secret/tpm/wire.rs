@@ -107,13 +107,8 @@ impl<'a> Reader<'a> {
 /// The storage key: ECC P-256, restricted to decryption, the same each time from the TPM's owner seed (the storage root
 /// key of the TCG's provisioning guidance).
 pub(super) fn storage_key() -> Zeroizing<Vec<u8>> {
-    let attributes = FIXED_TPM
-        | FIXED_PARENT
-        | SENSITIVE_DATA_ORIGIN
-        | USER_WITH_AUTH
-        | NO_DICTIONARY_ATTACK
-        | RESTRICTED
-        | DECRYPT;
+    let attributes =
+        FIXED_TPM | FIXED_PARENT | SENSITIVE_DATA_ORIGIN | USER_WITH_AUTH | NO_DICTIONARY_ATTACK | RESTRICTED | DECRYPT;
     let key = Writer::new().u16(ECC).u16(SHA256).u32(attributes).sized(&[]);
     let key = key.u16(AES).u16(128).u16(CFB).u16(NULL).u16(P256).u16(NULL);
     key.sized(&[0; 32]).sized(&[0; 32]).done()

@@ -201,5 +201,4 @@ fn the_agent_enrols_and_runs_with_a_tpm_and_doctor_names_it() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("there is no TPM at tcp:127.0.0.1"), "{said}");
     assert_eq!(std::fs::read(crew.directory().join("keyslot")).unwrap(), before);
-    assert!(!PRACTITIONER.is_empty());
 }

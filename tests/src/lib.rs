@@ -9,3 +9,4 @@ pub mod process;
 pub mod publisher;
 pub mod scene;
 pub mod site;
+pub mod swtpm;

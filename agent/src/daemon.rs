@@ -93,6 +93,9 @@ async fn timers(agent: Arc<Agent>, mut shutdown: watch::Receiver<bool>) {
         let (agent, floor) = (Arc::clone(&agent), ticks.is_multiple_of(FLOOR_TICKS));
         let done = tokio::task::spawn_blocking(move || {
             agent.lock_if_idle();
+            if let Err(error) = agent.erase_if_expired() {
+                tracing::error!(%error, "the erasure is not complete");
+            }
             if floor && let Err(error) = agent.replica().raise_floor(agent.clock().reading()) {
                 tracing::warn!(%error, "the floor of trusted time could not be stored");
             }

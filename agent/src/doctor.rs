@@ -125,7 +125,18 @@ fn lease(agent: &Agent) -> Check {
     let reading = agent.clock().reading();
     let now = agent.replica().clock().now(reading).unwrap_or(reading.wall_ms);
     let left_s = (agent.grant().lease_until_ms - now) / 1000;
-    if agent.is_revoked() {
+    if let Some(erasure) = agent.erasure() {
+        let finding = format!("erased ({:?}): every key was destroyed, {} records went", erasure.cause, erasure.records);
+        return check(
+            "lease",
+            Result::Failed,
+            finding,
+            "let it upload what it recorded, then enrol it again with a new invitation in a new directory",
+        );
+    }
+    if agent.barred().is_some() {
+        check("lease", Result::Failed, "this device has been suspended".into(), "ask the operator to resume it")
+    } else if agent.is_revoked() {
         check("lease", Result::Failed, "this device has been withdrawn from use".into(), "hand it in")
     } else if left_s <= 0 {
         check("lease", Result::Failed, "the lease has run out".into(), "connect to the server to renew it")

@@ -1,6 +1,7 @@
 //! The agent itself: the one place that puts adapters together, and the state that the use cases share.
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
+mod erase;
 mod error;
 mod report;
 mod unlock;
@@ -58,12 +59,11 @@ pub struct Agent {
     signer: Signer,
     device: DeviceId,
     trust: RwLock<Trust>,
-    grant: RwLock<Arc<Verified<Grant>>>,
+    grant: RwLock<(Arc<Grant>, Option<Verified<Grant>>)>,
     journal: Journal,
     replica: Replica<SledStore, LocalKeys>,
     vault: Vault,
     status: SyncStatus,
-    revoked: AtomicBool,
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
@@ -96,8 +96,13 @@ impl Agent {
         let signer = Signer::from_seed(*contents.signer.seed());
         let device = DeviceId::of(&signer.public_key());
         let trust = Trust::pin(&contents.root).map_err(OpenError::Refused)?;
-        let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
-        let revoked = AtomicBool::new(contents.revoked);
+        let (grant, signed) = match &contents.erasure {
+            Some(erasure) => (erase::remains(erasure, device), None),
+            None => {
+                let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
+                ((*grant).clone(), Some(grant))
+            }
+        };
         let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
         let options = Options { capacity_bytes, ..Options::default() };
         let (journal, recovery) = Journal::open(&directory.join(JOURNAL), device, options)?;
@@ -111,7 +116,7 @@ impl Agent {
         replica.set_clock_rule(grant.policy.clock_after_restart);
         // A grant is signed time too: it bounds the clock even when the replica had to be set aside.
         replica.observe(grant.issued_ms, Carrier::Stored, reading);
-        Ok(Self {
+        let this = Self {
             directory: directory.to_path_buf(),
             clock,
             secret,
@@ -119,19 +124,23 @@ impl Agent {
             signer,
             device,
             trust: RwLock::new(trust),
-            grant: RwLock::new(Arc::new(grant)),
+            grant: RwLock::new((Arc::new(grant), signed)),
             journal,
             replica,
             vault: Vault::default(),
             status: SyncStatus::default(),
-            revoked,
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
             memory_hard: Mutex::new(()),
             turn: tokio::sync::Mutex::new(()),
             _lock: lock,
-        })
+        };
+        // What a crash cut short is finished before anything is answered.
+        if let Err(error) = this.erase_if_expired() {
+            tracing::error!(%error, "the erasure is not complete");
+        }
+        Ok(this)
     }
 
     /// A command that is just ending is waited for.
@@ -209,8 +218,12 @@ impl Agent {
     }
 
     /// The grant in force.
-    pub fn grant(&self) -> Arc<Verified<Grant>> {
-        Arc::clone(&self.grant.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn grant(&self) -> Arc<Grant> {
+        Arc::clone(&self.grant.read().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    fn set_grant(&self, grant: Grant, signed: Option<Verified<Grant>>) {
+        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(grant), signed);
     }
 
     /// The replica.
@@ -248,9 +261,9 @@ impl Agent {
         &self.wake_push
     }
 
-    /// Whether the server withdrew this device.
+    /// Whether the server withdrew this device for good.
     pub fn is_revoked(&self) -> bool {
-        self.revoked.load(Ordering::Acquire)
+        self.barred() == Some(cpis_protocol::answer::CannotAnswer::Revoked)
     }
 
     /// Which provider keeps the device secret.
@@ -268,17 +281,20 @@ impl Agent {
         self.moved.swap(false, Ordering::AcqRel)
     }
 
-    /// The sync machine over the present state.
-    pub fn pull_machine(&self, with_grant: bool) -> Pull {
+    /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
+    pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
+        let signed = self.grant.read().unwrap_or_else(PoisonError::into_inner).1.clone()?;
+        let withdrawn = self.keys.keyslot().contents().withdrawn;
         let view = self.replica.view();
-        Pull::new(Start {
+        Some(Pull::new(Start {
             trust: self.trust(),
-            grant: (*self.grant()).clone(),
+            grant: signed,
             beat: view.beat.as_ref().map(|beat| (**beat).clone()),
             head: view.head.clone(),
             damaged: view.damaged.clone(),
             with_grant,
-        })
+            withdrawn,
+        }))
     }
 
     /// The transport to the server.
@@ -314,32 +330,22 @@ impl Agent {
     /// [`KeyslotError`]; the old grant stays in force.
     pub fn store_grant(&self, grant: Verified<Grant>, asked: Reading) -> Result<(), KeyslotError> {
         self.keys.keyslot().destroy(|contents| {
+            if contents.erasure.is_some() {
+                // Erased meanwhile: no key may come back.
+                return Err(KeyslotError::Erased);
+            }
             contents.grant = grant.bytes().to_vec();
-            // A grant from the server itself proves that the device is not withdrawn.
-            contents.revoked = false;
+            // A grant with a higher number proves that the device is no longer suspended.
+            contents.suspended = false;
             Ok(())
         })?;
-        self.revoked.store(false, Ordering::Release);
         self.replica.set_clock_rule(grant.policy.clock_after_restart);
         self.replica.observe(grant.issued_ms, Carrier::Live, asked);
         let reading = self.clock.reading();
-        let grant = Arc::new(grant);
         // First the grant, then the session: an unlock in between takes the new one.
-        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&grant);
+        self.set_grant((*grant).clone(), Some(grant.clone()));
         self.vault.renew(&grant, self.replica.clock().now(reading).unwrap_or(reading.wall_ms));
         Ok(())
-    }
-
-    /// The server withdrew this device: nothing is answered any more, also after a restart.
-    pub fn set_revoked(&self) {
-        self.revoked.store(true, Ordering::Release);
-        self.vault.close();
-        if let Err(error) = self.keys.keyslot().update(|contents| {
-            contents.revoked = true;
-            Ok(())
-        }) {
-            tracing::error!(%error, "the withdrawal could not be stored");
-        }
     }
 
     /// Appends an event to the chain; returns once it is on stable storage.

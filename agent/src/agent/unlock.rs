@@ -22,7 +22,7 @@ impl Agent {
         let now_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);
         let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
         // A device that may not answer has no business with its keys.
-        if self.is_revoked() || now_ms >= grant.lease_until_ms {
+        if self.barred().is_some() || now_ms >= grant.lease_until_ms {
             return Err(UnlockError::Withdrawn);
         }
         let opened = self.keys.keyslot().open_vault(practitioner, passphrase);

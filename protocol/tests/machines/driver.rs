@@ -91,7 +91,7 @@ impl Device {
     pub(crate) fn new(publisher: &Publisher, with_grant: bool) -> Self {
         let trust = world::trust();
         let grant = ok(Grant::verify(&publisher.grant_bytes(), &world::device(), &trust, None));
-        let start = Start { trust: trust.clone(), grant, beat: None, head: None, damaged: BTreeSet::new(), with_grant };
+        let start = Start { trust: trust.clone(), grant, beat: None, head: None, damaged: BTreeSet::new(), with_grant, withdrawn: 0 };
         Self {
             pull: Pull::new(start),
             trust,
@@ -125,7 +125,7 @@ impl Device {
                     self.tick_ms = until_ms;
                     return outcome;
                 }
-                Effect::Revoke => panic!("nobody revoked this device"),
+                Effect::Suspend { .. } | Effect::Erase => panic!("nobody withdrew this device"),
                 _ if disk_full => Input::StoreFailed,
                 Effect::StoreRoot(trust) => {
                     assert_eq!(trust.root().version, self.trust.root().version + 1);

@@ -37,6 +37,9 @@ pub(crate) enum SiteCommand {
         /// Days that a device answers without having reached the server
         #[arg(long, default_value_t = 7, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=90))]
         lease_days: u16,
+        /// Seconds instead of days: for tests of what happens when a lease is over
+        #[arg(long, hide = true, value_name = "SECONDS")]
+        lease_seconds: Option<u32>,
         /// Seconds for which a copy is fresh [default: 4 hours]
         #[arg(long, value_name = "SECONDS")]
         fresh_s: Option<u32>,
@@ -67,6 +70,7 @@ pub(crate) fn run(context: &Context<'_>, command: SiteCommand) -> anyhow::Result
         name,
         access_mode,
         lease_days,
+        lease_seconds,
         fresh_s,
         ageing_s,
         stale_s,
@@ -100,7 +104,7 @@ pub(crate) fn run(context: &Context<'_>, command: SiteCommand) -> anyhow::Result
         )
         .into());
     }
-    let row = SiteRow { site: name, policy, lease_s: u32::from(lease_days) * DAY_S };
+    let row = SiteRow { site: name, policy, lease_s: lease_seconds.unwrap_or(u32::from(lease_days) * DAY_S) };
     home.store.write(|tx| match tx.site(name)? {
         Some(_) => Err(StoreError::Constraint(format!("there is a site {name} already"))),
         None => tx.add_site(&row),

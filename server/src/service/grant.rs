@@ -9,7 +9,7 @@ use cpis_protocol::sign::Kind;
 
 use super::{Service, ServiceError, internal};
 use crate::entropy;
-use crate::port::{CellLog, DeviceRow, Fleet as _, Store, StoreError, Tx};
+use crate::port::{CellLog, DeviceRow, DeviceState, Fleet as _, Store, StoreError, Tx};
 use crate::publish::open_feed_key;
 
 impl<S: Store> Service<S> {
@@ -18,6 +18,9 @@ impl<S: Store> Service<S> {
         self.store.write(|tx| {
             // Read again: another process may have revoked it or counted on.
             let mut device = tx.device(device.device)?.ok_or(ServiceError::Unauthorised)?;
+            if device.state != DeviceState::Active {
+                return Err(ServiceError::Retry(1));
+            }
             self.grant_in(tx, &mut device, now_ms)
         })
     }

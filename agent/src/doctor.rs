@@ -126,7 +126,8 @@ fn lease(agent: &Agent) -> Check {
     let now = agent.replica().clock().now(reading).unwrap_or(reading.wall_ms);
     let left_s = (agent.grant().lease_until_ms - now) / 1000;
     if let Some(erasure) = agent.erasure() {
-        let finding = format!("erased ({:?}): every key was destroyed, {} records went", erasure.cause, erasure.records);
+        let finding =
+            format!("erased ({:?}): every key was destroyed, {} records went", erasure.cause, erasure.records);
         return check(
             "lease",
             Result::Failed,

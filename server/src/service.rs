@@ -3,8 +3,8 @@
 
 mod audit;
 mod beat;
-mod enrol;
 mod device;
+mod enrol;
 mod grant;
 pub(crate) mod objects;
 

@@ -91,7 +91,15 @@ impl Device {
     pub(crate) fn new(publisher: &Publisher, with_grant: bool) -> Self {
         let trust = world::trust();
         let grant = ok(Grant::verify(&publisher.grant_bytes(), &world::device(), &trust, None));
-        let start = Start { trust: trust.clone(), grant, beat: None, head: None, damaged: BTreeSet::new(), with_grant, withdrawn: 0 };
+        let start = Start {
+            trust: trust.clone(),
+            grant,
+            beat: None,
+            head: None,
+            damaged: BTreeSet::new(),
+            with_grant,
+            withdrawn: 0,
+        };
         Self {
             pull: Pull::new(start),
             trust,

@@ -142,7 +142,8 @@ fn no_object_passes_for_another() {
         return;
     }
     let (library, _) = read_all();
-    let valid = ["root/valid", "beat/valid", "head/valid", "grant/valid", "receipt/valid", "enrol/request", "withdrawal/erase"];
+    let valid =
+        ["root/valid", "beat/valid", "head/valid", "grant/valid", "receipt/valid", "enrol/request", "withdrawal/erase"];
     for presented in valid {
         for place in valid.into_iter().chain(["root/rotation"]) {
             let object = library.field(place, "object").unwrap_or_default();

@@ -37,7 +37,13 @@ pub(crate) fn withdrawal() -> File {
     let suspend = framed(Kind::Withdrawal, &suspend, &[AUTHORITY]);
     file.replaced("suspend", "withdrawal/erase", &suspend, "ok", "the word to lock and wait");
     let by_publisher = framed(Kind::Withdrawal, &payload, &[PUBLISHER]);
-    file.replaced("wrong-role", "withdrawal/erase", &by_publisher, "unknown-key", "a stolen publisher key erases nothing");
+    file.replaced(
+        "wrong-role",
+        "withdrawal/erase",
+        &by_publisher,
+        "unknown-key",
+        "a stolen publisher key erases nothing",
+    );
     file.moved("wrong-device", "withdrawal/erase", "wrong-device", "another device's withdrawal")
         .with("device", &"00".repeat(16));
     file.moved("again", "withdrawal/erase", "ok", "the same number again").with("last-number", "4");

@@ -188,14 +188,11 @@ fn move_device(
 
 fn show(context: &Context<'_>, device: DeviceId) -> anyhow::Result<()> {
     let home = context.home()?;
-    let (row, events) = home.store.read(|tx| -> Result<_, StoreError> {
-        Ok((tx.device(device)?, tx.device_events(device)?))
-    })?;
+    let (row, events) =
+        home.store.read(|tx| -> Result<_, StoreError> { Ok((tx.device(device)?, tx.device_events(device)?)) })?;
     let row = row.ok_or_else(|| unknown("device", &device.to_string(), "device list"))?;
-    let values: Vec<_> = events
-        .iter()
-        .map(|e| json!({"at": iso(e.at_ms), "by": e.by, "what": e.what, "reason": e.reason}))
-        .collect();
+    let values: Vec<_> =
+        events.iter().map(|e| json!({"at": iso(e.at_ms), "by": e.by, "what": e.what, "reason": e.reason})).collect();
     let mut value = line(&row);
     if let Some(object) = value.as_object_mut() {
         object.insert("events".into(), values.into());
@@ -204,7 +201,11 @@ fn show(context: &Context<'_>, device: DeviceId) -> anyhow::Result<()> {
     lines.extend(events.iter().map(|e| vec![iso(e.at_ms), e.by.clone(), e.what.clone(), e.reason.clone()]));
     let text = format!(
         "Device {device}: {}, {} at {}, lease until {}\n{}",
-        row.state.name(), row.scope, row.site, iso(row.lease_until_ms), table(&lines)
+        row.state.name(),
+        row.scope,
+        row.site,
+        iso(row.lease_until_ms),
+        table(&lines)
     );
     context.out.result(&value, &text);
     Ok(())

@@ -36,8 +36,8 @@ impl<S: Store> Service<S> {
     /// Takes in a device's report; a certificate with less than a third of its life left is followed by a new one, and
     /// so is one that is not the newest: the reply that carried that one was lost.
     pub(super) fn report(&self, device: &DeviceRow, body: &[u8], now_ms: UnixMs) -> Result<Vec<u8>, ServiceError> {
-        let report: DeviceReport = codec::decode(body, limits::REPORT_BYTES_MAX)
-            .map_err(|refusal| ServiceError::Refused(refusal.code()))?;
+        let report: DeviceReport =
+            codec::decode(body, limits::REPORT_BYTES_MAX).map_err(|refusal| ServiceError::Refused(refusal.code()))?;
         let days = i64::from(self.config.certificate_days);
         let due = report.certificate_until_ms < device.certificate_until_ms
             || report.certificate_until_ms.saturating_sub(now_ms) < days * DAY_MS / 3;

@@ -1,8 +1,8 @@
 //! A code enrols one device, once, in time; everything else is refused.
 
 use cpis_protocol::message::Request;
-use cpis_protocol::withdrawal::{Withdrawal, WithdrawalAction};
 use cpis_protocol::trust::Trust;
+use cpis_protocol::withdrawal::{Withdrawal, WithdrawalAction};
 use cpis_server::port::{DeviceRow, DeviceState, Fleet as _, Store as _, StoreError};
 use cpis_server::service::ServiceError;
 

@@ -135,10 +135,10 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
         let attempt = async {
             let _turn = agent.turn().lock().await;
             // A bundle or a repair may have moved the copy since the machine last looked.
-            if agent.copy_moved() {
-                if let Some(fresh) = agent.pull_machine(true) {
-                    *machine = fresh;
-                }
+            if agent.copy_moved()
+                && let Some(fresh) = agent.pull_machine(true)
+            {
+                *machine = fresh;
             }
             pull_once(&agent, machine, &transport, Carrier::Live, now).await
         };

@@ -343,8 +343,9 @@ impl Agent {
         self.replica.observe(grant.issued_ms, Carrier::Live, asked);
         let reading = self.clock.reading();
         // First the grant, then the session: an unlock in between takes the new one.
-        self.set_grant((*grant).clone(), Some(grant.clone()));
-        self.vault.renew(&grant, self.replica.clock().now(reading).unwrap_or(reading.wall_ms));
+        let plain = (*grant).clone();
+        self.set_grant(plain.clone(), Some(grant));
+        self.vault.renew(&plain, self.replica.clock().now(reading).unwrap_or(reading.wall_ms));
         Ok(())
     }
 

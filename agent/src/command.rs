@@ -338,7 +338,13 @@ async fn sync_stopped(cli: &Cli) -> Done {
     let mut bar = output::Bar::new("syncing");
     let watcher = Arc::clone(&agent);
     agent.sync_status().begin();
-    let mut machine = agent.pull_machine(true);
+    let mut push = cpis_protocol::sync::push::Push::new(agent.device(), agent.trust());
+    let Some(mut machine) = agent.pull_machine(true) else {
+        // Erased: what is left to do is the upload.
+        driver::push_once(&agent, &mut push, &transport).await;
+        let hint = Some("what it recorded was offered to the server; enrol it again with a new invitation");
+        return Err(Failed::new(Exit::NotPermitted, "this device was erased", hint));
+    };
     let (outcome, _) = {
         let pull = driver::pull_once(&agent, &mut machine, &transport, Carrier::Live, true);
         tokio::pin!(pull);
@@ -355,7 +361,6 @@ async fn sync_stopped(cli: &Cli) -> Done {
     };
     bar.finish();
     agent.sync_status().finish(outcome, agent.now().time_ms);
-    let mut push = cpis_protocol::sync::push::Push::new(agent.device(), agent.trust());
     driver::push_once(&agent, &mut push, &transport).await;
     let status = tokio::task::spawn_blocking(move || agent.status());
     finish_sync(cli, &status.await.map_err(|error| Failed::new(Exit::Failed, error, None))?)

@@ -94,6 +94,9 @@ async fn timers(agent: Arc<Agent>, mut shutdown: watch::Receiver<bool>) {
         let done = tokio::task::spawn_blocking(move || {
             agent.attend();
             agent.tell_unrecorded();
+            if let Err(error) = agent.erase_if_expired() {
+                tracing::error!(%error, "the erasure is not complete");
+            }
             if floor && let Err(error) = agent.replica().raise_floor(agent.clock().reading()) {
                 tracing::warn!(%error, "the floor of trusted time could not be stored");
             }

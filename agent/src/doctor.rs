@@ -126,8 +126,15 @@ fn link(agent: &Agent) -> Check {
 
 fn lease(agent: &Agent) -> Check {
     let reading = agent.clock().reading();
-    if agent.is_revoked() {
-        return check("lease", Result::Failed, "this device has been withdrawn from use".into(), "hand it in");
+    if let Some(erasure) = agent.erasure() {
+        let finding =
+            format!("erased ({:?}): every key was destroyed, {} records went", erasure.cause, erasure.records);
+        let hint = "let it upload what it recorded, then enrol it again with a new invitation in a new directory";
+        return check("lease", Result::Failed, finding, hint);
+    }
+    if agent.barred().is_some() {
+        let finding = "this device has been suspended".into();
+        return check("lease", Result::Failed, finding, "ask the operator to resume it");
     }
     let Some(now) = agent.replica().clock().now(reading) else {
         let finding = "the present time is not known, so the lease counts as over".into();

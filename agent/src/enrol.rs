@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use cpis_protocol::clock::Carrier;
 use cpis_protocol::enrol::{EnrolReply, EnrolRequest, Invitation};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::{ChainId, DeviceId, PractitionerId};
@@ -132,8 +133,10 @@ pub async fn enrol(
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
     let authority = trust.root().authority_certificate();
-    let transport = HttpTransport::new(&invitation.url, authority, None, clock, trust.root().issued_ms)?;
+    let transport = HttpTransport::new(&invitation.url, authority, None, Arc::clone(&clock), trust.root().issued_ms)?;
     let body = request.sign(&signer).map_err(EnrolError::Refused)?;
+    // Enrolment is the first word of the server itself: without it a device that lives on bundles knows no time.
+    let asked = clock.reading();
     let reply = transport.send(Request::Enrol(body)).await.map_err(EnrolError::Failed)?;
     let (trust, reply) = follow_roots(trust, &reply).map_err(EnrolError::Refused)?;
     let device = DeviceId::of(&signer.public_key());
@@ -147,6 +150,8 @@ pub async fn enrol(
     contents.grant = grant.bytes().to_vec();
     contents.root = trust.root().bytes().to_vec();
     contents.url = invitation.url;
+    contents.clock.set_rule(grant.policy.clock_after_restart);
+    contents.clock.observe(grant.issued_ms, Carrier::Live, asked);
     let slot = NewSlot {
         practitioner,
         cost: grant.policy.passphrase_cost,

@@ -200,6 +200,7 @@ pub const fn describe_failure(failure: Failure) -> &'static str {
         Failure::EndlessReply => "the reply is longer than an honest one can be",
         Failure::Unauthorised => "the server does not accept this device",
         Failure::Revoked => "this device has been withdrawn from use",
+        Failure::Suspended => "this device has been suspended",
         Failure::Refused => "the server refuses the request",
     }
 }

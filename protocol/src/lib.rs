@@ -9,7 +9,7 @@
 //! | 1 | [`codec`], [`digest`], [`id`] |
 //! | 2 | [`sign`], [`seal`], [`flag`], [`clock`] |
 //! | 3 | [`trust`], [`tree`], [`query`], [`policy`] |
-//! | 4 | [`cell`], [`head`], [`grant`], [`audit`], [`enrol`] |
+//! | 4 | [`cell`], [`head`], [`grant`], [`audit`], [`enrol`], [`withdrawal`] |
 //! | 5 | [`answer`], [`message`], [`replica`], [`bundle`] |
 //! | 6 | [`sync`] |
 
@@ -44,6 +44,7 @@ pub mod sync;
 pub mod text;
 pub mod tree;
 pub mod trust;
+pub mod withdrawal;
 
 pub use refusal::Refusal;
 

@@ -87,7 +87,7 @@ impl Agent {
         let state = CopyState {
             as_at_ms: view.beat.as_ref().map(|beat| beat.issued_ms),
             verified: view.is_proved(),
-            revoked: self.is_revoked(),
+            barred: self.barred(),
             lease_until_ms: grant.lease_until_ms,
             policy: &grant.policy,
         };

@@ -23,7 +23,7 @@ impl Agent {
         let now_ms = self.now().time_ms.ok_or(UnlockError::AgeUnknown)?;
         let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
         // A device that may not answer has no business with its keys.
-        if self.is_revoked() || now_ms >= grant.lease_until_ms {
+        if self.barred().is_some() || now_ms >= grant.lease_until_ms {
             return Err(UnlockError::Withdrawn);
         }
         let boot_ms = || self.clock.reading().boot_ms;

@@ -36,7 +36,7 @@ use cpis_protocol::id::PractitionerId;
 use cpis_protocol::seal::Key;
 
 pub(crate) use self::contents::secret;
-pub use self::contents::{Contents, LOCAL_KEYS_MAX, VAULT_SLOTS_MAX};
+pub use self::contents::{Contents, Erasure, LOCAL_KEYS_MAX, VAULT_SLOTS_MAX};
 use self::format::{BadSlot, FILE_BYTES, FLAG_SCRUB, Opened, SLOT_BYTES};
 pub use self::passphrase::{
     CHARACTERS_MIN, Choice, DIGITS_MIN, PIN_DIGITS_MIN, PassphraseProblem, check_new, check_passphrase,
@@ -73,6 +73,9 @@ pub enum KeyslotError {
     /// Written by another version of this program.
     #[error("the keyslot file has format {0}, and this build reads format 1: install the version that wrote it")]
     Format(u8),
+    /// Every key was destroyed: none may come back.
+    #[error("this device was erased: enrol it again with a new invitation")]
+    Erased,
     /// More than the file, or one of its lists, may hold.
     #[error("the keyslot file is full")]
     Full,

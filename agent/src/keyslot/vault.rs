@@ -183,9 +183,7 @@ impl Keyslot {
     /// [`KeyslotError::Io`].
     pub fn destroy_vault(&mut self) -> Result<(), KeyslotError> {
         self.destroy(|contents| {
-            contents.slots.clear();
-            contents.grant.clear();
-            contents.retain_local_keys(|_, _| false);
+            contents.erase_keys();
             Ok(())
         })
     }

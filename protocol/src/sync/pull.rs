@@ -103,7 +103,7 @@ pub enum Outcome {
 enum Phase {
     Idle,
     Grant,
-    GrantStored,
+    GrantStored(Box<Verified<Grant>>),
     Suspending,
     Beat,
     /// Asking for the next root, because of this refusal or as a matter of routine.
@@ -290,7 +290,7 @@ impl Pull {
             Phase::Head(beat) => self.head_fetched(&body, beat, now),
             Phase::Reference => self.reference_fetched(body, now),
             Phase::Idle
-            | Phase::GrantStored
+            | Phase::GrantStored(_)
             | Phase::Suspending
             | Phase::RootStored(_)
             | Phase::Confirming
@@ -315,9 +315,7 @@ impl Pull {
         if grant.number <= self.withdrawn {
             return Err(Refusal::Rollback); // R182
         }
-        self.phase = Phase::GrantStored;
-        self.grant = grant.clone();
-        self.grant_is_new = true;
+        self.phase = Phase::GrantStored(Box::new(grant.clone()));
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }
 
@@ -451,7 +449,10 @@ impl Pull {
 
     fn stored(&mut self, now: Now) -> Effect {
         match core::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::GrantStored => {
+            Phase::GrantStored(grant) => {
+                // In force only now: no copy must hang on keys that the disk does not hold.
+                self.grant = *grant;
+                self.grant_is_new = true;
                 self.grant_due_ms = now.tick_ms.saturating_add(u64::from(self.grant.policy.grant_refresh_s) * 1000);
                 // As often as the grant: else a root that only withdraws a key would never be asked for (TUF 5.3.3).
                 if self.root_steps < limits::ROOT_STEPS_MAX { self.ask_root(None) } else { self.ask_beat() }

@@ -45,9 +45,10 @@ impl Session {
     }
 }
 
-/// The vault of the device: open or not.
+/// The vault of the device: open or not. The session is boxed, because taking a value out of its place leaves the bytes
+/// there: of a box, an address.
 #[derive(Debug, Default)]
-pub struct Vault(Mutex<Option<Session>>);
+pub struct Vault(Mutex<Option<Box<Session>>>);
 
 impl Vault {
     /// Opens the feed keys of a grant for a practitioner. An earlier session ends.
@@ -59,7 +60,7 @@ impl Vault {
         let idle_ms = u64::from(grant.policy.idle_lock_s) * 1000;
         let session =
             Session { badge, keys, revealable: BTreeMap::new(), opening, idle_ms, last_used_boot_ms: boot_ms };
-        *self.lock_state() = Some(session);
+        *self.lock_state() = Some(Box::new(session));
         Ok(())
     }
 
@@ -71,6 +72,9 @@ impl Vault {
     /// Ends the session if nobody has used it for too long.
     pub fn close_if_idle(&self, boot_ms: u64) -> Option<Badge> {
         let mut state = self.lock_state();
+        if let Some(session) = state.as_mut() {
+            session.revealable.retain(|_, details| boot_ms < details.until_boot_ms);
+        }
         let idle = state.as_ref().is_some_and(|s| boot_ms.saturating_sub(s.last_used_boot_ms) >= s.idle_ms);
         if idle { state.take().map(|session| session.badge.clone()) } else { None }
     }
@@ -106,7 +110,7 @@ impl Vault {
         self.lock_state().as_ref().map(|session| session.badge.clone())
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, Option<Session>> {
+    fn lock_state(&self) -> MutexGuard<'_, Option<Box<Session>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

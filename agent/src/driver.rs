@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
-use crate::{builder, memory};
 use crate::port::Transport;
 use crate::status::Progress;
+use crate::{builder, memory};
 
 /// Runs blocking work of the agent off the async threads; a panic in it counts as a failed store.
 async fn blocking<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {

@@ -7,7 +7,9 @@
 use std::hint::black_box;
 use std::io;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, set_dumpable_behavior, setrlimit,
+};
 
 /// How deep the stack below a caller of [`wiping`] is overwritten. What works with secrets (parsing, ciphers, curves,
 /// the memory-hard step, whose blocks are on the heap) stays well above that in an optimised build.

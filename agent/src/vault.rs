@@ -45,8 +45,8 @@ impl Session {
     }
 }
 
-/// The vault of the device: open or not. The session is boxed, because taking a value out of its place leaves the bytes
-/// there: of a box, an address.
+/// The vault of the device: open or not. The session is boxed, because taking a value out of its place may leave the
+/// bytes there: of a box, an address.
 #[derive(Debug, Default)]
 pub struct Vault(Mutex<Option<Box<Session>>>);
 

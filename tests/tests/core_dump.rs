@@ -6,7 +6,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
 
 use cpis_agent::agent::{DEVICE_SECRET, KEYSLOT};
 use cpis_agent::device_secret::DeviceSecret;
@@ -18,6 +21,7 @@ use cpis_server::port::{CellLog, Feeds as _, Register as _, Store as _};
 use cpis_server::publish::{PublishError, lookup, open_feed_key};
 use cpis_server::record::records;
 use cpis_server::register::PersonRow;
+use cpis_tests::loopback::Api;
 use cpis_tests::memory;
 use cpis_tests::needles::{self, Needle, Search, Searched};
 use cpis_tests::process::{Running, run};
@@ -157,11 +161,28 @@ impl Stage {
     }
 }
 
+/// A record system that asks over a connection which it would rather keep: it stays open on this side.
+fn ask_and_hold(agent: &AgentSite, person: &PersonRow) -> TcpStream {
+    let api = Api::of(agent).unwrap();
+    let body = format!(r#"{{"nhs_number":"{}","date_of_birth":"{}"}}"#, person.number.grouped(), person.birth.iso());
+    let head = format!("POST /v1/look-up HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n", api.address, api.token);
+    let kind = format!("content-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+    let mut stream = TcpStream::connect(&api.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    stream.write_all([head, kind, body].concat().as_bytes()).unwrap();
+    let mut reply = Vec::new();
+    // Ends with the agent's closing, or, were it to keep the connection, with the time out.
+    let _ = stream.read_to_end(&mut reply);
+    assert!(String::from_utf8_lossy(&reply).contains("flagged"), "{}", String::from_utf8_lossy(&reply));
+    stream
+}
+
 #[test]
 fn locked_after_a_shift_the_memory_holds_no_secret() {
     let stage = stage("900");
     stage.work();
     stage.unlocked_shows_keys();
+    let _held = ask_and_hold(&stage.agent, &stage.asked[0]);
     // A grant that arrives while somebody works renews the keys: their old copies must go as well.
     stage.agent.sync().unwrap();
     run(stage.agent.command().unwrap().arg("lock")).unwrap();

@@ -35,6 +35,7 @@ pub mod message;
 pub mod nhs;
 pub mod policy;
 pub mod query;
+pub mod quota;
 pub mod refusal;
 pub mod replica;
 pub mod seal;

@@ -110,7 +110,7 @@ fn seed_of(agent: &AgentSite, work: &Path) -> Needle {
     };
     let secret = DeviceSecret::open_file(&copy(DEVICE_SECRET)).unwrap();
     let mut keyslot = Keyslot::open(&copy(KEYSLOT), &secret).unwrap();
-    let opening = keyslot.open_vault(PRACTITIONER.parse().unwrap(), PASSPHRASE).unwrap();
+    let opening = keyslot.open_vault(PRACTITIONER.parse().unwrap(), PASSPHRASE, || 0).unwrap();
     Needle { what: SEED, bytes: opening.expose().to_vec() }
 }
 

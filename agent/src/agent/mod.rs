@@ -2,7 +2,10 @@
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
 mod error;
+mod grants;
+mod limits;
 mod report;
+mod sleep;
 mod unlock;
 
 use std::path::{Path, PathBuf};
@@ -10,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
-use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
-use cpis_protocol::clock::{Carrier, Reading};
+use cpis_protocol::audit::{AuditEvent, Batch, LockCause, Moment, Receipt};
+use cpis_protocol::clock::Carrier;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
 use cpis_protocol::sign::{Signer, Verified};
@@ -35,7 +38,8 @@ use crate::store::SledStore;
 use crate::transport::{HttpTransport, Identity, TransportError};
 use crate::vault::Vault;
 
-pub use self::error::{OpenError, UnlockError};
+pub use self::error::{GlassError, OpenError, UnlockError};
+pub use self::limits::{Allowance, REASON_MIN};
 pub use self::report::{Outbox, WaitingEvent};
 
 /// The keyslot file's name.
@@ -59,6 +63,7 @@ pub struct Agent {
     device: DeviceId,
     trust: RwLock<Trust>,
     grant: RwLock<Arc<Verified<Grant>>>,
+    previous: RwLock<Option<Arc<Verified<Grant>>>>,
     journal: Journal,
     replica: Replica<SledStore, LocalKeys>,
     vault: Vault,
@@ -68,6 +73,8 @@ pub struct Agent {
     wake_pull: Notify,
     wake_push: Notify,
     memory_hard: Mutex<()>,
+    people: Mutex<()>,
+    sleep: sleep::Sleep,
     turn: tokio::sync::Mutex<()>,
     _lock: durable::Lock,
 }
@@ -90,13 +97,14 @@ impl Agent {
         let lock = Self::wait_for_lock(&directory.join(LOCK))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
         let secret = DeviceSecret::open_file(&directory.join(DEVICE_SECRET))?;
-        let keyslot = Keyslot::open(&directory.join(KEYSLOT), &secret)?;
+        let mut keyslot = Keyslot::open(&directory.join(KEYSLOT), &secret)?;
         let contents = keyslot.contents();
         // The keyslot's own copy stays where it is; this one signs audit links and the TLS handshake.
         let signer = Signer::from_seed(*contents.signer.seed());
         let device = DeviceId::of(&signer.public_key());
         let trust = Trust::pin(&contents.root).map_err(OpenError::Refused)?;
         let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
+        let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
         let revoked = AtomicBool::new(contents.revoked);
         let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
         let options = Options { capacity_bytes, ..Options::default() };
@@ -105,13 +113,15 @@ impl Agent {
             // Nothing acknowledged is in a torn tail: an append returns only after its sync.
             tracing::warn!(bytes = recovery.torn_bytes, "the audit journal had a torn tail, which was cut off");
         }
+        let reading = clock.reading();
+        keyslot.begin_delays(reading.boot_ms);
         let keys = LocalKeys::new(keyslot, &secret);
         let replica = Self::open_replica(directory, &keys, &trust, &grant)?;
-        let reading = clock.reading();
         replica.set_clock_rule(grant.policy.clock_after_restart);
         // A grant is signed time too: it bounds the clock even when the replica had to be set aside.
         replica.observe(grant.issued_ms, Carrier::Stored, reading);
-        Ok(Self {
+        let sleep = sleep::Sleep::new(reading.boot_ms, clock.awake_ms());
+        let this = Self {
             directory: directory.to_path_buf(),
             clock,
             secret,
@@ -120,6 +130,7 @@ impl Agent {
             device,
             trust: RwLock::new(trust),
             grant: RwLock::new(Arc::new(grant)),
+            previous: RwLock::new(previous),
             journal,
             replica,
             vault: Vault::default(),
@@ -129,9 +140,14 @@ impl Agent {
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
             memory_hard: Mutex::new(()),
+            people: Mutex::new(()),
+            sleep,
             turn: tokio::sync::Mutex::new(()),
             _lock: lock,
-        })
+        };
+        // Before anything else is appended, and before a receipt can cover what an earlier process told.
+        this.tell_unrecorded();
+        Ok(this)
     }
 
     /// A command that is just ending is waited for.
@@ -238,6 +254,11 @@ impl Agent {
         self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The turn to open the vault, or to change what practitioners may do.
+    fn people(&self) -> MutexGuard<'_, ()> {
+        self.people.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Rings when a sync is wanted now.
     pub const fn wake_pull(&self) -> &Notify {
         &self.wake_pull
@@ -308,32 +329,12 @@ impl Agent {
         Ok(())
     }
 
-    /// Stores a newer grant, which was asked for at that reading; an open session gets its keys.
-    ///
-    /// # Errors
-    /// [`KeyslotError`]; the old grant stays in force.
-    pub fn store_grant(&self, grant: Verified<Grant>, asked: Reading) -> Result<(), KeyslotError> {
-        self.keys.keyslot().destroy(|contents| {
-            contents.grant = grant.bytes().to_vec();
-            // A grant from the server itself proves that the device is not withdrawn.
-            contents.revoked = false;
-            Ok(())
-        })?;
-        self.revoked.store(false, Ordering::Release);
-        self.replica.set_clock_rule(grant.policy.clock_after_restart);
-        self.replica.observe(grant.issued_ms, Carrier::Live, asked);
-        let reading = self.clock.reading();
-        let grant = Arc::new(grant);
-        // First the grant, then the session: an unlock in between takes the new one.
-        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&grant);
-        self.vault.renew(&grant, self.replica.clock().now(reading).unwrap_or(reading.wall_ms));
-        Ok(())
-    }
-
     /// The server withdrew this device: nothing is answered any more, also after a restart.
     pub fn set_revoked(&self) {
         self.revoked.store(true, Ordering::Release);
-        self.vault.close();
+        if let Some(badge) = self.vault.close() {
+            self.record_lock(&badge, LockCause::Withdrawn);
+        }
         if let Err(error) = self.keys.keyslot().update(|contents| {
             contents.revoked = true;
             Ok(())

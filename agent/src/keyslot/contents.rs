@@ -1,7 +1,7 @@
 //! What the keyslot file holds, and its body layout.
 //! It must not let a secret pass through the codec, whose growing buffers would leave copies in freed memory.
 //!
-//! Body, padded with zeros to 60 KiB: length of the public part (u32, little endian); the public part, by the
+//! Body, padded with zeros to 124 KiB: length of the public part (u32, little endian); the public part, by the
 //! protocol's codec; the device's signing seed (32); one key (32) for each entry of the public part's list.
 //!
 //! | public part | |
@@ -10,11 +10,14 @@
 //! | vault | the vault's public key |
 //! | slots | for each practitioner: cost, salt, wrapped vault seed (empty once closed), failed attempts, time made |
 //! | grant | the signed grant as received, whose feed keys are sealed to the vault |
+//! | previous grant | the one whose keys the present copy still needs; empty when the newest covers it |
 //! | keys | feed and generation of each local key, in order |
 //! | clock | the trusted clock |
 //! | url | the server's address |
 //! | root | the signed root in force |
 //! | revoked | whether the server withdrew this device |
+//! | usage | for each practitioner: look-ups made, break-glass, answers that could not be recorded |
+//! | counts | how often the glass was broken, and how many answers were not recorded at once, ever |
 
 use std::collections::BTreeMap;
 
@@ -28,6 +31,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::KeyslotError;
 use super::format::BODY_BYTES;
+use super::usage::Usage;
 
 /// Practitioners with a slot, at most.
 pub const VAULT_SLOTS_MAX: usize = 16;
@@ -52,11 +56,15 @@ struct Public {
     vault: SealingKey,
     slots: Vec<VaultSlot>,
     grant: Vec<u8>,
+    previous_grant: Vec<u8>,
     keys: Vec<(FeedId, u64)>,
     clock: TrustedClock,
     url: String,
     root: Vec<u8>,
     revoked: bool,
+    usage: Vec<Usage>,
+    glasses: u32,
+    unrecorded_total: u32,
 }
 
 /// The contents of the keyslot file. Secrets in it are zeroised when dropped and never printed or cloned.
@@ -67,6 +75,8 @@ pub struct Contents {
     pub certificate: Vec<u8>,
     /// The signed grant as received; empty when there is none.
     pub grant: Vec<u8>,
+    /// The signed grant before, while the copy needs keys that only it holds; else empty.
+    pub previous_grant: Vec<u8>,
     /// The trusted clock.
     pub clock: TrustedClock,
     /// The server's address, e.g. `https://cpis.example.nhs.uk:8443`.
@@ -75,6 +85,12 @@ pub struct Contents {
     pub root: Vec<u8>,
     /// Whether the server withdrew this device: nothing is answered, also after a restart.
     pub revoked: bool,
+    /// What practitioners used of their limits.
+    pub usage: Vec<Usage>,
+    /// How often the glass was broken on this device, ever.
+    pub glasses: u32,
+    /// How many answers were not recorded when they were given, ever.
+    pub unrecorded_total: u32,
     pub(super) vault: SealingKey,
     pub(super) slots: Vec<VaultSlot>,
     local_keys: BTreeMap<(FeedId, u64), Key>,
@@ -94,10 +110,14 @@ impl Contents {
             signer,
             certificate: Vec::new(),
             grant: Vec::new(),
+            previous_grant: Vec::new(),
             clock: TrustedClock::default(),
             url: String::new(),
             root: Vec::new(),
             revoked: false,
+            usage: Vec::new(),
+            glasses: 0,
+            unrecorded_total: 0,
             vault,
             slots: Vec::new(),
             local_keys: BTreeMap::new(),
@@ -140,6 +160,13 @@ impl Contents {
         before - self.local_keys.len()
     }
 
+    /// Removes the slots of everybody for whom `keep` is false. Only [`super::Keyslot::destroy`] makes it final.
+    pub fn retain_slots(&mut self, mut keep: impl FnMut(PractitionerId) -> bool) -> usize {
+        let before = self.slots.len();
+        self.slots.retain(|slot| keep(slot.practitioner));
+        before - self.slots.len()
+    }
+
     /// The padded body.
     ///
     /// # Errors
@@ -153,11 +180,15 @@ impl Contents {
             vault: self.vault,
             slots: self.slots.clone(),
             grant: self.grant.clone(),
+            previous_grant: self.previous_grant.clone(),
             keys: self.local_keys.keys().copied().collect(),
             clock: self.clock,
             url: self.url.clone(),
             root: self.root.clone(),
             revoked: self.revoked,
+            usage: self.usage.clone(),
+            glasses: self.glasses,
+            unrecorded_total: self.unrecorded_total,
         })?;
         let length = u32::try_from(public.len()).map_err(|_| KeyslotError::Full)?;
         if 4 + public.len() + 32 * (1 + self.local_keys.len()) > BODY_BYTES {
@@ -195,10 +226,14 @@ impl Contents {
             signer: secret(seed, Signer::from_seed),
             certificate: public.certificate,
             grant: public.grant,
+            previous_grant: public.previous_grant,
             clock: public.clock,
             url: public.url,
             root: public.root,
             revoked: public.revoked,
+            usage: public.usage,
+            glasses: public.glasses,
+            unrecorded_total: public.unrecorded_total,
             vault: public.vault,
             slots: public.slots,
             local_keys,
@@ -228,11 +263,13 @@ mod tests {
     use cpis_protocol::text::Text;
 
     use super::*;
+    use crate::keyslot::usage::{Telling, Unrecorded};
 
     fn contents() -> Contents {
         let mut contents = Contents::new(Signer::from_seed([0x11; 32]), [0x22; 32]);
         contents.certificate = vec![0x33, 0x34];
         contents.grant = vec![0x44];
+        contents.previous_grant = vec![0x45];
         contents.url = "u".into();
         contents.root = vec![0x72, 0x73];
         contents.revoked = true;
@@ -244,6 +281,13 @@ mod tests {
             attempts: 2,
             created_ms: 7,
         });
+        contents.usage.push(Usage {
+            refusal_told_ms: 9,
+            unrecorded: Unrecorded { count: 2, first_ms: 8, reason: Text::EMPTY },
+            telling: Some(Telling { seq: 3, hash: [0xab; 32], count: 1 }),
+            ..Usage::of(Text::lossy("P1"))
+        });
+        (contents.glasses, contents.unrecorded_total) = (5, 4);
         contents.set_local_key(Text::lossy("E2"), 5, Key::from_bytes([0x77; 32])).unwrap();
         contents
     }
@@ -264,7 +308,9 @@ mod tests {
             "02000000",
             "0700000000000000", // attempts, created
             "0100000000000000",
-            "44",               // grant
+            "44", // grant
+            "0100000000000000",
+            "45",               // previous grant
             "0100000000000000", // one key
             "45320000000000000000000000000000",
             "0500000000000000",
@@ -276,8 +322,26 @@ mod tests {
             "0100000000000000",
             "75", // url
             "0200000000000000",
-            "7273", // root
-            "01",   // revoked
+            "7273",             // root
+            "01",               // revoked
+            "0100000000000000", // one practitioner's usage
+            "50310000000000000000000000000000",
+            "00000000",
+            "0000000000000000", // bucket: used, counted to
+            "0000000000000000",
+            "0000000000000000",
+            "0000",
+            &"00".repeat(64),   // break-glass: began, until, left, reason
+            "0900000000000000", // refusal last recorded
+            "0200",
+            "0800000000000000",
+            &"00".repeat(64), // not recorded: how many, since when, why
+            "01",
+            "0300000000000000",
+            &"ab".repeat(32),
+            "0100",     // being told: as which link, its hash, how many
+            "05000000", // times the glass was broken
+            "04000000", // not recorded in all
         ]
         .concat();
         let length = public.len() / 2;

@@ -71,6 +71,7 @@ impl From<ClientError> for Failed {
                     "withdrawn"
                     | "slot-in-use"
                     | "wait"
+                    | "tpm-locked-out"
                     | "break-glass-not-allowed"
                     | "break-glass-too-soon"
                     | "not-confirmed" => Exit::NotPermitted,
@@ -94,6 +95,8 @@ impl From<OpenError> for Failed {
     fn from(error: OpenError) -> Self {
         let hint = match &error {
             OpenError::NotEnrolled => Some("enrol it first: cpis-agent enrol --help"),
+            // It says itself what to do.
+            OpenError::DeviceSecret(_) => None,
             OpenError::InUse => Some("the agent is running here: this command talks to it, or stop it first"),
             _ => Some("run `cpis-agent doctor` for what to mend"),
         };
@@ -204,7 +207,10 @@ fn passphrase(args: &PassphraseArgs, prompt: &str) -> Result<Zeroizing<String>, 
 }
 
 async fn enrol(cli: &Cli, args: &EnrolArgs) -> Done {
-    let passphrase = passphrase(&args.passphrase, "New passphrase (twelve characters or more): ")?;
+    let passphrase = passphrase(
+        &args.passphrase,
+        "New passphrase (twelve characters or more), or where a TPM counts a PIN (six digits or more): ",
+    )?;
     let device = enrol::enrol(&cli.dir, &args.invitation, &args.practitioner, &passphrase).await.map_err(|error| {
         let exit = if error.is_unreachable() { Exit::Unreachable } else { Exit::Failed };
         Failed::new(exit, &error, error.hint())

@@ -4,6 +4,8 @@
 use serde::Serialize;
 
 use crate::agent::Agent;
+use crate::device_secret::Provider;
+use crate::phone::london;
 use crate::{memory, show};
 
 /// How a check came out.
@@ -43,7 +45,7 @@ pub struct Examination {
 /// Examines an agent, running or stopped.
 #[must_use]
 pub fn examine(agent: &Agent) -> Examination {
-    let checks = vec![
+    let mut checks = vec![
         clock(agent),
         copy(agent),
         link(agent),
@@ -54,6 +56,7 @@ pub fn examine(agent: &Agent) -> Examination {
         dumps(),
         swap(),
     ];
+    checks.extend(pins(agent));
     Examination { healthy: checks.iter().all(|check| check.result != Result::Failed), checks }
 }
 
@@ -161,17 +164,40 @@ fn outbox(agent: &Agent) -> Check {
 }
 
 fn keys(agent: &Agent) -> Check {
-    let kind = agent.device_secret_kind();
-    if kind.contains("file") {
-        check(
+    let secret = agent.device_secret();
+    let since = secret.since_ms().map_or_else(String::new, |ms| format!(", since {}", london(ms)));
+    let finding = format!("device secret: {}{since}", secret.provider().words());
+    match secret.provider() {
+        Provider::File => check(
             "keys",
             Result::Warning,
-            format!("device secret: {kind}"),
-            "on hardware with a TPM or a platform keystore, keep it there",
-        )
-    } else {
-        check("keys", Result::Good, format!("device secret: {kind}"), "")
+            format!("{finding} (no hardware protection: a copied disk brings it along)"),
+            "on a machine with a TPM, or with a systemd credential, enrol anew with device_secret = \"auto\"",
+        ),
+        Provider::Tpm | Provider::Credential => check("keys", Result::Good, finding, ""),
     }
+}
+
+/// Whether PINs may be used here, and whether the TPM is locked to them just now.
+fn pins(agent: &Agent) -> Option<Check> {
+    let attempts = match agent.device_secret().tpm()?.attempts() {
+        Ok(attempts) => attempts,
+        Err(error) => {
+            let remedy = "look-ups go on; restarting the agent needs the TPM";
+            return Some(check("pins", Result::Failed, error.to_string(), remedy));
+        }
+    };
+    let counts = format!(
+        "the TPM remembers {} wrong PINs, locks at {}, forgets one in {} s",
+        attempts.wrong, attempts.most, attempts.forgets_one_in_s
+    );
+    Some(match attempts.protect_a_pin() {
+        _ if attempts.locked => {
+            check("pins", Result::Warning, format!("locked: {counts}"), "wait, or unlock with a passphrase")
+        }
+        Ok(()) => check("pins", Result::Good, format!("accepted: {counts}"), ""),
+        Err(why) => check("pins", Result::Warning, format!("not accepted: {why}"), "passphrases are, as everywhere"),
+    })
 }
 
 fn permissions(agent: &Agent) -> Check {

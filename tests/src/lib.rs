@@ -10,3 +10,4 @@ pub mod process;
 pub mod publisher;
 pub mod scene;
 pub mod site;
+pub mod swtpm;

@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use cpis_agent::agent::{DEVICE_SECRET, KEYSLOT};
+use cpis_agent::agent::KEYSLOT;
 use cpis_agent::device_secret::DeviceSecret;
 use cpis_agent::keyslot::Keyslot;
 use cpis_protocol::digest;
@@ -108,7 +108,7 @@ fn seed_of(agent: &AgentSite, work: &Path) -> Needle {
         std::fs::copy(agent.directory().join(name), work.join(name)).unwrap();
         work.join(name)
     };
-    let secret = DeviceSecret::open_file(&copy(DEVICE_SECRET)).unwrap();
+    let secret = DeviceSecret::open_file(&copy("device.secret")).unwrap();
     let mut keyslot = Keyslot::open(&copy(KEYSLOT), &secret).unwrap();
     let opening = keyslot.open_vault(PRACTITIONER.parse().unwrap(), PASSPHRASE, || 0).unwrap();
     Needle { what: SEED, bytes: opening.expose().to_vec() }

@@ -44,8 +44,6 @@ pub use self::report::{Outbox, WaitingEvent};
 
 /// The keyslot file's name.
 pub const KEYSLOT: &str = "keyslot";
-/// The device secret's name.
-pub const DEVICE_SECRET: &str = "device.secret";
 /// The journal's directory.
 pub const JOURNAL: &str = "journal";
 /// The replica's directory.
@@ -96,7 +94,7 @@ impl Agent {
         }
         let lock = Self::wait_for_lock(&directory.join(LOCK))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
-        let secret = DeviceSecret::open_file(&directory.join(DEVICE_SECRET))?;
+        let secret = DeviceSecret::open(directory, &config.sources())?;
         let mut keyslot = Keyslot::open(&directory.join(KEYSLOT), &secret)?;
         let contents = keyslot.contents();
         // The keyslot's own copy stays where it is; this one signs audit links and the TLS handshake.
@@ -274,9 +272,14 @@ impl Agent {
         self.revoked.load(Ordering::Acquire)
     }
 
-    /// Which provider keeps the device secret.
-    pub fn device_secret_kind(&self) -> &'static str {
-        self.secret.kind()
+    /// Which provider keeps the device secret: `tpm`, `credential` or `file`.
+    pub const fn device_secret_kind(&self) -> &'static str {
+        self.secret.provider().code()
+    }
+
+    /// The device secret.
+    pub const fn device_secret(&self) -> &DeviceSecret {
+        &self.secret
     }
 
     /// Marks that something other than the pull loop moved the copy.

@@ -7,7 +7,7 @@ use cpis_protocol::id::PractitionerId;
 use cpis_protocol::text::Text;
 
 use super::{Agent, UnlockError};
-use crate::keyslot::{NewSlot, VaultError, check_passphrase};
+use crate::keyslot::{NewSlot, VaultError};
 use crate::lookup;
 
 impl Agent {
@@ -64,7 +64,7 @@ impl Agent {
         let reading = self.clock.reading();
         let now_ms = self.now().time_ms.ok_or(UnlockError::AgeUnknown)?;
         grant.badge(&practitioner, now_ms).ok_or(UnlockError::NoBadge)?;
-        check_passphrase(passphrase)?;
+        self.device_secret().check_new(passphrase)?;
         let slot = NewSlot {
             practitioner,
             cost: grant.policy.passphrase_cost,

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | certificate | the device's TLS certificate, DER |
 //! | vault | the vault's public key |
-//! | slots | for each practitioner: cost, salt, wrapped vault seed (empty once closed), failed attempts, time made |
+//! | slots | for each practitioner: cost, salt, wrapped vault seed (empty once closed), failed attempts, time made, the TPM object of a PIN (empty for a passphrase) |
 //! | grant | the signed grant as received, whose feed keys are sealed to the vault |
 //! | previous grant | the one whose keys the present copy still needs; empty when the newest covers it |
 //! | keys | feed and generation of each local key, in order |
@@ -48,6 +48,8 @@ pub(super) struct VaultSlot {
     pub(super) wrapped: Vec<u8>,
     pub(super) attempts: u32,
     pub(super) created_ms: UnixMs,
+    /// For a PIN, the object of the TPM that opens with it; empty for a passphrase and once closed.
+    pub(super) counted: Vec<u8>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -280,6 +282,7 @@ mod tests {
             wrapped: vec![0x66; 3],
             attempts: 2,
             created_ms: 7,
+            counted: vec![0x88; 2],
         });
         contents.usage.push(Usage {
             refusal_told_ms: 9,
@@ -306,7 +309,8 @@ mod tests {
             &"55".repeat(16),         // cost, salt
             "0300000000000000666666", // wrapped
             "02000000",
-            "0700000000000000", // attempts, created
+            "0700000000000000",     // attempts, created
+            "02000000000000008888", // the TPM object of a PIN
             "0100000000000000",
             "44", // grant
             "0100000000000000",

@@ -108,8 +108,10 @@ type Done = Result<Exit, Failed>;
 
 /// Runs a command and gives its exit code.
 pub fn run(cli: &Cli) -> ExitCode {
+    // Every command holds a passphrase or a question at some time.
+    let forbidden = crate::memory::forbid_dumps();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = match runtime {
+    let result = match forbidden.and(runtime) {
         Ok(runtime) => runtime.block_on(dispatch(cli)),
         Err(error) => Err(Failed::new(Exit::Failed, error, None)),
     };

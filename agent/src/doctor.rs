@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::agent::Agent;
 use crate::device_secret::Provider;
 use crate::phone::london;
-use crate::show;
+use crate::{memory, show};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,6 +53,7 @@ pub fn examine(agent: &Agent) -> Examination {
         outbox(agent),
         keys(agent),
         permissions(agent),
+        dumps(),
         swap(),
     ];
     checks.extend(pins(agent));
@@ -225,6 +226,19 @@ fn permissions(agent: &Agent) -> Check {
             format!("the state directory cannot be read: {error}"),
             "run as the agent's user",
         ),
+    }
+}
+
+fn dumps() -> Check {
+    if memory::dumps_are_forbidden() {
+        check("core-dumps", Result::Good, "the agent leaves none".into(), "")
+    } else {
+        check(
+            "core-dumps",
+            Result::Warning,
+            "a core dump of the agent would hold keys".into(),
+            "set the core limit of the agent's service to 0 (LimitCORE=0) and start it again",
+        )
     }
 }
 

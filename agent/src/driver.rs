@@ -13,14 +13,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
-use crate::builder;
 use crate::port::Transport;
 use crate::status::Progress;
+use crate::{builder, memory};
 
 /// Runs blocking work of the agent off the async threads; a panic in it counts as a failed store.
 async fn blocking<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {
     let agent = Arc::clone(agent);
-    tokio::task::spawn_blocking(move || work(&agent)).await.ok()
+    tokio::task::spawn_blocking(move || memory::wiping(|| work(&agent))).await.ok()
 }
 
 /// The same on the builder's one thread: for what needs megabytes of memory for a moment.

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod loopback;
 pub mod lossyfs;
+pub mod memory;
 pub mod needles;
 pub mod process;
 pub mod publisher;

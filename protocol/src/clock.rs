@@ -121,8 +121,7 @@ impl TrustedClock {
         if proved_ms < self.floor_ms {
             // R49: no reading is of the boot that is written here, so nothing is anchored.
             let rule = self.rule;
-            *self =
-                Self { floor_ms: proved_ms, anchor_ms: 0, anchor_boot_ms: u64::MAX, anchor_boot_id: [0; 16], rule };
+            *self = Self { floor_ms: proved_ms, anchor_ms: 0, anchor_boot_ms: u64::MAX, anchor_boot_id: [0; 16], rule };
         }
     }
 
@@ -234,7 +233,11 @@ mod tests {
         clock.rebase(T0 + DAY);
         assert_eq!(clock.floor_ms(), T0 + DAY);
         assert_eq!(clock.now(at(T0, 3_000, 1)), None, "nothing is anchored until the server speaks");
-        assert_eq!(clock.now(at(T0 + 2 * DAY, 3_000, 1)), Some(T0 + 2 * DAY), "what policy believes it goes on believing");
+        assert_eq!(
+            clock.now(at(T0 + 2 * DAY, 3_000, 1)),
+            Some(T0 + 2 * DAY),
+            "what policy believes it goes on believing"
+        );
         clock.observe(T0 + 2 * DAY, Carrier::Live, at(0, 4_000, 1));
         assert_eq!(clock.now(at(0, 5_000, 1)), Some(T0 + 2 * DAY + 1_000));
         // A floor that is proved anyway stays, and so does the anchor.

@@ -1,23 +1,24 @@
 //! The agent itself: the one place that puts adapters together, and the state that the use cases share.
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
+mod connection;
 mod error;
 mod report;
 mod unlock;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use cpis_protocol::Refusal;
 use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
 use cpis_protocol::clock::{Carrier, Reading};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
-use cpis_protocol::sign::{Signer, Verified};
+use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
-use cpis_protocol::trust::Trust;
+use cpis_protocol::trust::{Role, Trust};
 use tokio::sync::Notify;
 
 use crate::clock::SystemClock;
@@ -32,7 +33,7 @@ use crate::random::OsRandom;
 use crate::replica::Replica;
 use crate::status::SyncStatus;
 use crate::store::SledStore;
-use crate::transport::{HttpTransport, Identity, TransportError};
+use crate::transport::HttpTransport;
 use crate::vault::Vault;
 
 pub use self::error::{OpenError, UnlockError};
@@ -69,6 +70,8 @@ pub struct Agent {
     wake_push: Notify,
     memory_hard: Mutex<()>,
     turn: tokio::sync::Mutex<()>,
+    /// The transports in use: they change with the root and the certificate.
+    transports: Mutex<Vec<Weak<HttpTransport>>>,
     _lock: durable::Lock,
 }
 
@@ -96,7 +99,7 @@ impl Agent {
         let signer = Signer::from_seed(*contents.signer.seed());
         let device = DeviceId::of(&signer.public_key());
         let trust = Trust::pin(&contents.root).map_err(OpenError::Refused)?;
-        let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
+        let grant = Self::open_grant(&contents, &device, &trust).map_err(OpenError::Refused)?;
         let revoked = AtomicBool::new(contents.revoked);
         let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
         let options = Options { capacity_bytes, ..Options::default() };
@@ -110,7 +113,10 @@ impl Agent {
         let reading = clock.reading();
         replica.set_clock_rule(grant.policy.clock_after_restart);
         // A grant is signed time too: it bounds the clock even when the replica had to be set aside.
-        replica.observe(grant.issued_ms, Carrier::Stored, reading);
+        // Not one by a withdrawn key, which may say what it likes.
+        if trust.stands(Role::DeviceAuthority, Kind::Grant, &grant) {
+            replica.observe(grant.issued_ms, Carrier::Stored, reading);
+        }
         Ok(Self {
             directory: directory.to_path_buf(),
             clock,
@@ -130,6 +136,7 @@ impl Agent {
             wake_push: Notify::new(),
             memory_hard: Mutex::new(()),
             turn: tokio::sync::Mutex::new(()),
+            transports: Mutex::default(),
             _lock: lock,
         })
     }
@@ -274,38 +281,11 @@ impl Agent {
         Pull::new(Start {
             trust: self.trust(),
             grant: (*self.grant()).clone(),
-            beat: view.beat.as_ref().map(|beat| (**beat).clone()),
+            beat: view.beat.clone(),
             head: view.head.clone(),
             damaged: view.damaged.clone(),
             with_grant,
         })
-    }
-
-    /// The transport to the server.
-    ///
-    /// # Errors
-    /// [`TransportError`].
-    pub fn transport(&self) -> Result<HttpTransport, TransportError> {
-        let keyslot = self.keys.keyslot();
-        let contents = keyslot.contents();
-        let identity = Identity { signer: &self.signer, certificate: &contents.certificate };
-        let trust = self.trust();
-        let authority = trust.root().authority_certificate();
-        let floor_ms = self.grant().issued_ms;
-        HttpTransport::new(&contents.url, authority, Some(&identity), Arc::clone(&self.clock), floor_ms)
-    }
-
-    /// Stores a newer root.
-    ///
-    /// # Errors
-    /// [`KeyslotError`]; the old root stays in force.
-    pub fn store_root(&self, trust: Trust) -> Result<(), KeyslotError> {
-        self.keys.keyslot().update(|contents| {
-            contents.root = trust.root().bytes().to_vec();
-            Ok(())
-        })?;
-        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
-        Ok(())
     }
 
     /// Stores a newer grant, which was asked for at that reading; an open session gets its keys.
@@ -315,6 +295,7 @@ impl Agent {
     pub fn store_grant(&self, grant: Verified<Grant>, asked: Reading) -> Result<(), KeyslotError> {
         self.keys.keyslot().destroy(|contents| {
             contents.grant = grant.bytes().to_vec();
+            contents.grant_root = Vec::new();
             // A grant from the server itself proves that the device is not withdrawn.
             contents.revoked = false;
             Ok(())

@@ -14,6 +14,7 @@
 //! | clock | the trusted clock |
 //! | url | the server's address |
 //! | root | the signed root in force |
+//! | grant root | the signed root under which the grant was accepted, where the root in force withdraws its key |
 //! | revoked | whether the server withdrew this device |
 
 use std::collections::BTreeMap;
@@ -56,6 +57,7 @@ struct Public {
     clock: TrustedClock,
     url: String,
     root: Vec<u8>,
+    grant_root: Vec<u8>,
     revoked: bool,
 }
 
@@ -73,6 +75,8 @@ pub struct Contents {
     pub url: String,
     /// The signed root in force: trust survives the loss of the replica.
     pub root: Vec<u8>,
+    /// The signed root under which the grant was accepted; empty unless the root in force withdraws the grant's key.
+    pub grant_root: Vec<u8>,
     /// Whether the server withdrew this device: nothing is answered, also after a restart.
     pub revoked: bool,
     pub(super) vault: SealingKey,
@@ -97,6 +101,7 @@ impl Contents {
             clock: TrustedClock::default(),
             url: String::new(),
             root: Vec::new(),
+            grant_root: Vec::new(),
             revoked: false,
             vault,
             slots: Vec::new(),
@@ -157,6 +162,7 @@ impl Contents {
             clock: self.clock,
             url: self.url.clone(),
             root: self.root.clone(),
+            grant_root: self.grant_root.clone(),
             revoked: self.revoked,
         })?;
         let length = u32::try_from(public.len()).map_err(|_| KeyslotError::Full)?;
@@ -198,6 +204,7 @@ impl Contents {
             clock: public.clock,
             url: public.url,
             root: public.root,
+            grant_root: public.grant_root,
             revoked: public.revoked,
             vault: public.vault,
             slots: public.slots,
@@ -235,6 +242,7 @@ mod tests {
         contents.grant = vec![0x44];
         contents.url = "u".into();
         contents.root = vec![0x72, 0x73];
+        contents.grant_root = vec![0x74];
         contents.revoked = true;
         contents.slots.push(VaultSlot {
             practitioner: Text::lossy("P1"),
@@ -277,7 +285,9 @@ mod tests {
             "75", // url
             "0200000000000000",
             "7273", // root
-            "01",   // revoked
+            "0100000000000000",
+            "74", // grant root
+            "01", // revoked
         ]
         .concat();
         let length = public.len() / 2;

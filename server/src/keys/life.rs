@@ -44,6 +44,9 @@ pub struct KeyRow {
     pub in_use: bool,
     /// The file.
     pub file: PathBuf,
+    /// The public key.
+    #[serde(skip)]
+    pub public: [u8; 32],
 }
 
 /// The files of earlier keys of a role, the newest first.
@@ -203,7 +206,7 @@ impl ServerKeys {
                     Some(role) => self.public_key(role) == public,
                     None => root.is_some_and(|root| root.audit_recipients.first() == Some(&public)),
                 };
-                rows.push(KeyRow { role: purpose.name(), standing, id, named, in_use, file });
+                rows.push(KeyRow { role: purpose.name(), standing, id, named, in_use, file, public });
             }
         }
         Ok(rows)

@@ -46,6 +46,13 @@ impl OnlineSigner {
         (pair.present.public_key(), pair.next.as_ref().map(|next| next.public_key()))
     }
 
+    /// The key whose public half this is, present or next.
+    #[must_use]
+    pub fn find(&self, public: &PublicKey) -> Option<Arc<Signer>> {
+        let pair = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        [Some(&pair.present), pair.next.as_ref()].into_iter().flatten().find(|s| s.public_key() == *public).cloned()
+    }
+
     /// Encodes, frames and signs.
     ///
     /// # Errors

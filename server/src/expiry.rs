@@ -26,8 +26,7 @@ pub struct End {
 /// Every end, the root's first.
 #[must_use]
 pub fn ends(root: &Root, now_ms: UnixMs) -> Vec<End> {
-    let end =
-        |what, at_ms: UnixMs| End { what, at: iso(at_ms), days: at_ms.saturating_sub(now_ms).div_euclid(DAY_MS) };
+    let end = |what, at_ms: UnixMs| End { what, at: iso(at_ms), days: at_ms.saturating_sub(now_ms).div_euclid(DAY_MS) };
     let mut ends = vec![end("root", root.expires_ms)];
     ends.extend(ROLES.map(|(role, what)| end(what, root.role_until_ms(role))));
     ends

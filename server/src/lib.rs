@@ -18,6 +18,7 @@ pub mod publish;
 pub mod record;
 pub mod register;
 pub mod resign;
+pub mod review;
 pub mod serve;
 pub mod service;
 pub mod store;

@@ -16,9 +16,8 @@ use crate::publish::PublishError;
 /// [`PublishError`]; then none was.
 pub fn heads<S: Store>(store: &S, keys: &ServerKeys, now_ms: UnixMs) -> Result<usize, PublishError> {
     let key = keys.publisher.public_key();
-    let by_another = |row: &HeadRow| {
-        sign::verify::<Head>(&row.bytes, Kind::Head, &[key], 1, limits::HEAD_BYTES_MAX).is_err()
-    };
+    let by_another =
+        |row: &HeadRow| sign::verify::<Head>(&row.bytes, Kind::Head, &[key], 1, limits::HEAD_BYTES_MAX).is_err();
     let newest = store.read(|tx| {
         let mut rows = Vec::new();
         for scope in tx.scopes()? {

@@ -73,7 +73,14 @@ pub async fn run<S: Store>(
                 }
             },
         };
-        tokio::spawn(connection(stream, acceptor.clone(), router.clone(), graceful.watcher(), permit, Arc::clone(service.clock())));
+        tokio::spawn(connection(
+            stream,
+            acceptor.clone(),
+            router.clone(),
+            graceful.watcher(),
+            permit,
+            Arc::clone(service.clock()),
+        ));
     }
     drop(listener);
     ticker.abort();

@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use cpis_protocol::id::{DeviceId, UnixMs};
 use cpis_protocol::sign::PublicKey;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs as provider;
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
@@ -173,9 +173,9 @@ impl ClientCertVerifier for DeviceVerifier {
     ) -> Result<ClientCertVerified, rustls::Error> {
         let at = |now| self.inner().verify_client_cert(end_entity, intermediates, now);
         match at(now) {
-            Err(rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext {
-                ..
-            })) => {
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. },
+            )) => {
                 // Judged as of its last second: everything but its age must be right.
                 let until_s = certificate::until_ms(end_entity.as_ref()).and_then(|ms| u64::try_from(ms / 1000).ok());
                 let last = until_s.ok_or(rustls::Error::InvalidCertificate(CertificateError::BadEncoding))?;

@@ -65,7 +65,8 @@ fn numbered(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>, KeyE
     for entry in fs::read_dir(dir).map_err(io)? {
         let entry = entry.map_err(io)?;
         let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse::<u32>().ok());
+        let number =
+            name.to_str().and_then(|name| name.strip_prefix(prefix)?.strip_suffix(suffix)?.parse::<u32>().ok());
         found.extend(number.map(|number| (number, entry.path())));
     }
     found.sort_unstable_by(|a, b| b.cmp(a));
@@ -197,7 +198,8 @@ impl ServerKeys {
     pub fn list(&self, root: Option<&Root>) -> Result<Vec<KeyRow>, KeyError> {
         let mut rows = Vec::new();
         for purpose in Purpose::ALL.into_iter().filter(|purpose| *purpose != Purpose::Storage) {
-            let files = [(path(&self.dir, purpose), Standing::Present), (next_path(&self.dir, purpose), Standing::Next)];
+            let files =
+                [(path(&self.dir, purpose), Standing::Present), (next_path(&self.dir, purpose), Standing::Next)];
             let before = before(&self.dir, purpose)?.into_iter().map(|file| (file, Standing::Before));
             for (file, standing) in files.into_iter().chain(before) {
                 let Some((id, public)) = super::optional(id_of(&file, purpose))? else { continue };

@@ -5,6 +5,7 @@ mod audit;
 pub mod file;
 mod life;
 mod online;
+pub mod passphrase;
 pub mod root_key;
 
 use std::path::{Path, PathBuf};

@@ -66,7 +66,10 @@ impl<S: Store> Service<S> {
         let floor_ms = before.map_or(newest.issued_ms, |kept| kept.issued_ms.saturating_add(1).max(newest.issued_ms));
         let issued_ms = now_ms.max(floor_ms);
         let bytes = sign(&self.keys, &self.config, &newest, issued_ms)?;
-        beats.0.insert(scope, Kept { head: newest.hash, key: self.keys.beat.public_key(), issued_ms, bytes: bytes.clone() });
+        beats.0.insert(
+            scope,
+            Kept { head: newest.hash, key: self.keys.beat.public_key(), issued_ms, bytes: bytes.clone() },
+        );
         Ok((bytes, newest.gseq))
     }
 }

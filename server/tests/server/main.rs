@@ -8,4 +8,5 @@ mod inbox;
 mod publishing;
 mod restart;
 mod rig;
+mod roots;
 mod transport;

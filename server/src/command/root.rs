@@ -173,7 +173,11 @@ fn read_root(path: &Path) -> anyhow::Result<Vec<u8>> {
 fn role_days(text: &str) -> Result<(KeyRole, u16), String> {
     let (role, days) = text.split_once('=').ok_or("write ROLE=DAYS, e.g. publisher=90")?;
     let days = days.parse().ok().filter(|days| *days > 0).ok_or("days are a number from 1 on")?;
-    Ok((<KeyRole as clap::ValueEnum>::from_str(role, true)?, days))
+    let role = <KeyRole as clap::ValueEnum>::from_str(role, true)?;
+    if role.purpose().role().is_none() {
+        return Err("the audit recipient signs nothing and ends with the root".into());
+    }
+    Ok((role, days))
 }
 
 pub(crate) fn run(context: &Context<'_>, command: RootCommand) -> anyhow::Result<()> {

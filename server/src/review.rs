@@ -1,8 +1,6 @@
 //! What people look at before they sign a root: its fingerprint, who has signed, and what changes against the root before.
 //! It must not decide whether it is to be signed.
 
-use std::fmt::Display;
-
 use cpis_protocol::digest;
 use cpis_protocol::id::hex;
 use cpis_protocol::limits;
@@ -33,7 +31,9 @@ pub fn signers(bytes: &[u8], keys: &[PublicKey]) -> Vec<PublicKey> {
 #[must_use]
 pub fn changes(before: &Root, next: &Root) -> Vec<String> {
     let mut out = Vec::new();
-    value(&mut out, "how many root keys must sign", before.threshold, next.threshold);
+    if before.threshold != next.threshold {
+        out.push(format!("how many root keys must sign: {} becomes {}", before.threshold, next.threshold));
+    }
     keys(&mut out, "root", &before.root_keys, &next.root_keys);
     for (role, name) in ROLES {
         keys(&mut out, name, before.keys(role), next.keys(role));
@@ -58,12 +58,6 @@ pub fn changes(before: &Root, next: &Root) -> Vec<String> {
         out.push(format!("NOT THE SUCCESSOR: version {} after {}: do not sign", next.version, before.version));
     }
     out
-}
-
-fn value<T: Display + PartialEq>(out: &mut Vec<String>, what: &str, before: T, next: T) {
-    if before != next {
-        out.push(format!("{what}: {before} becomes {next}"));
-    }
 }
 
 fn keys(out: &mut Vec<String>, name: &str, before: &[[u8; 32]], next: &[[u8; 32]]) {

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use cpis_server::ceremony::{self, Plan};
+use cpis_server::clock::{Clock as _, SystemClock};
 use cpis_server::home::Home;
 use cpis_server::keys::file::Purpose;
 use cpis_server::keys::root_key;
@@ -18,8 +19,7 @@ use tempfile::TempDir;
 const DAY_MS: i64 = 86_400_000;
 
 fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(since.as_millis()).unwrap()
+    SystemClock.now_ms()
 }
 
 fn site(work: &TempDir) -> Site {
@@ -30,10 +30,10 @@ fn site(work: &TempDir) -> Site {
 }
 
 /// Installs the next root as of `issued_ms`, signed by these key files.
-fn install(site: &Site, plan: Plan, issued_ms: i64, keys: &[PathBuf]) -> u32 {
+fn install(site: &Site, plan: &Plan, issued_ms: i64, keys: &[PathBuf]) -> u32 {
     let home = Home::open(site.directory()).unwrap();
     home.trust().unwrap();
-    let mut draft = ceremony::draft_as(&home, &plan, issued_ms).unwrap();
+    let mut draft = ceremony::draft_as(&home, plan, issued_ms).unwrap();
     for key in keys {
         let signer = root_key::open(key, || unreachable!("made without a passphrase")).unwrap();
         draft = ceremony::endorse(&draft, &signer).unwrap();
@@ -56,17 +56,17 @@ fn five_roots(site: &Site, work: &Path) {
             home.keys.make_next(*purpose, &home.deployment, now_ms()).unwrap();
         }
         let plan = Plan { days: 30, withdraw: purposes.to_vec(), ..Plan::default() };
-        install(site, plan, past(n), &old[..2]);
+        install(site, &plan, past(n), &old[..2]);
     }
     let plan = Plan { root_keys: Some((public(0..3), 3)), days: 30, ..Plan::default() };
-    install(site, plan, past(4), &[&old[1..], &new[..3]].concat());
+    install(site, &plan, past(4), &[&old[1..], &new[..3]].concat());
     let home = Home::open(site.directory()).unwrap();
     home.trust().unwrap();
     home.keys.make_next(Purpose::Authority, &home.deployment, now_ms()).unwrap();
     drop(home);
     let plan =
         Plan { root_keys: Some((public(2..4), 1)), days: 400, withdraw: vec![Purpose::Authority], ..Plan::default() };
-    assert_eq!(install(site, plan, now_ms() - DAY_MS, &new[..3]), 6);
+    assert_eq!(install(site, &plan, now_ms() - DAY_MS, &new[..3]), 6);
 }
 
 fn assert_answers(site: &Site, agent: &AgentSite) {
@@ -159,93 +159,85 @@ fn replaced_under_running_programs() {
     running.stop().unwrap();
 }
 
+/// A server's directory and the officers' files, beside each other.
+struct Ceremony(TempDir);
+
+impl Ceremony {
+    fn output(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = program("cpis-server").unwrap();
+        command.arg("--dir").arg(self.0.path().join("server")).args(arguments).current_dir(self.0.path());
+        output(&mut command).unwrap()
+    }
+
+    fn good(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn bad(&self, arguments: &[&str], word: &str) {
+        let output = self.output(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(word) && said.contains("hint"), "{arguments:?}: {said}");
+    }
+
+    /// Makes an officer's passphrase and key; gives the public key.
+    fn officer(&self, name: &str) -> String {
+        std::fs::write(self.0.path().join(name), format!("{name} tractor pebble onion lamp")).unwrap();
+        let key = format!("{name}.rootkey");
+        let made = self.good(&["--json", "root", "new-key", "--out", &key, "--passphrase-file", name]);
+        text(&serde_json::from_str(&made).unwrap(), "/public_key").to_owned()
+    }
+
+    fn sign(&self, officer: &str, file: &str, before: &[&str]) {
+        let key = format!("{officer}.rootkey");
+        let arguments = ["root", "sign", "--yes", "--key", &key, "--passphrase-file", officer];
+        self.good(&[&arguments[..], before, &[file]].concat());
+    }
+
+    fn draft(&self, out: &str, keys: [&str; 3]) -> String {
+        let [a, b, c] = keys;
+        let start = ["root", "draft", "--out", out, "--threshold", "2"];
+        self.good(&[&start[..], &["--root-key", a, "--root-key", b, "--root-key", c]].concat())
+    }
+}
+
 /// docs/ceremony.md, two officers of three, with passphrases; and what is refused on the way.
 #[test]
 fn the_ceremony_as_it_is_written() {
-    let work = tempfile::tempdir().unwrap();
-    let path = |name: &str| work.path().join(name);
-    let server = |arguments: &[&str]| {
-        let mut command = program("cpis-server").unwrap();
-        command.arg("--dir").arg(path("server")).args(arguments).current_dir(work.path());
-        output(&mut command).unwrap()
-    };
-    let good = |arguments: &[&str]| {
-        let output = server(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let bad = |arguments: &[&str], word: &str| {
-        let output = server(arguments);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains(word) && said.contains("hint"), "{arguments:?}: {said}");
-    };
-    std::fs::write(path("weak"), "123456").unwrap();
-    bad(&["root", "new-key", "--out", "weak.rootkey", "--passphrase-file", "weak"], "15 characters");
-    let mut public = Vec::new();
-    for officer in ["alice", "bob", "carol"] {
-        std::fs::write(path(officer), format!("{officer} tractor pebble onion lamp")).unwrap();
-        let made =
-            good(&["--json", "root", "new-key", "--out", &format!("{officer}.rootkey"), "--passphrase-file", officer]);
-        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
-        public.push(text(&made, "/public_key").to_owned());
-    }
-    bad(&["init", "--deployment", "North", "--root-key-dir", "r", "--no-passphrase"], "invented people");
-    good(&["init", "--deployment", "North"]);
-    let [a, b, c] = [&public[0], &public[1], &public[2]].map(String::as_str);
-    good(&[
-        "root",
-        "draft",
-        "--out",
-        "first.root",
-        "--root-key",
-        a,
-        "--root-key",
-        b,
-        "--root-key",
-        c,
-        "--threshold",
-        "2",
-    ]);
-    let sign = |officer: &str, file: &str, before: &[&str]| {
-        let key = format!("{officer}.rootkey");
-        let arguments = ["root", "sign", "--yes", "--key", &key, "--passphrase-file", officer];
-        good(&[&arguments[..], before, &[file]].concat())
-    };
-    bad(&["root", "install", "first.root"], "refused");
-    sign("alice", "first.root", &[]);
-    bad(&["root", "install", "first.root"], "fewer distinct signers");
-    sign("bob", "first.root", &[]);
-    good(&["root", "install", "first.root"]);
-    good(&["root", "show", "--out", "present.root"]);
+    let c = Ceremony(tempfile::tempdir().unwrap());
+    std::fs::write(c.0.path().join("weak"), "123456").unwrap();
+    c.bad(&["root", "new-key", "--out", "weak.rootkey", "--passphrase-file", "weak"], "15 characters");
+    c.bad(&["init", "--deployment", "North", "--root-key-dir", "r", "--no-passphrase"], "invented people");
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| c.officer(name));
+    c.good(&["init", "--deployment", "North"]);
+    c.draft("first.root", [&alice, &bob, &carol]);
+    c.bad(&["root", "install", "first.root"], "refused");
+    c.sign("alice", "first.root", &[]);
+    c.bad(&["root", "install", "first.root"], "fewer distinct signers");
+    c.sign("bob", "first.root", &[]);
+    c.good(&["root", "install", "first.root"]);
+    c.good(&["root", "show", "--out", "present.root"]);
     // Carol leaves; David comes.
-    std::fs::write(path("david"), "david tractor pebble onion lamp").unwrap();
-    let made = good(&["--json", "root", "new-key", "--out", "david.rootkey", "--passphrase-file", "david"]);
-    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
-    let d = text(&made, "/public_key");
-    let drafted = good(&[
-        "root",
-        "draft",
-        "--out",
-        "next.root",
-        "--root-key",
-        a,
-        "--root-key",
-        b,
-        "--root-key",
-        d,
-        "--threshold",
-        "2",
-    ]);
+    let david = c.officer("david");
+    let drafted = c.draft("next.root", [&alice, &bob, &david]);
     assert!(drafted.contains("root key ADDED") && drafted.contains("root key WITHDRAWN"), "{drafted}");
-    bad(&["root", "sign", "--yes", "--key", "alice.rootkey", "--passphrase-file", "alice", "next.root"], "--before");
-    sign("david", "next.root", &["--before", "present.root"]);
-    sign("carol", "next.root", &["--before", "present.root"]);
-    bad(&["root", "install", "next.root"], "fewer distinct signers");
-    sign("alice", "next.root", &["--before", "present.root"]);
-    good(&["root", "install", "next.root"]);
-    bad(&["root", "install", "next.root"], "refused");
-    let shown = good(&["root", "show"]);
+    let start = ["root", "sign", "--key", "alice.rootkey", "--passphrase-file", "alice"];
+    c.bad(&[&start[..], &["--yes", "next.root"]].concat(), "--before");
+    c.bad(&[&start[..], &["--before", "present.root", "next.root"]].concat(), "without a terminal");
+    let _ = c.officer("mallory");
+    let start = ["root", "sign", "--yes", "--key", "mallory.rootkey", "--passphrase-file", "mallory"];
+    c.bad(&[&start[..], &["--before", "present.root", "next.root"]].concat(), "has no say");
+    for officer in ["david", "carol"] {
+        c.sign(officer, "next.root", &["--before", "present.root"]);
+    }
+    c.bad(&["root", "install", "next.root"], "fewer distinct signers");
+    c.sign("alice", "next.root", &["--before", "present.root"]);
+    c.good(&["root", "install", "next.root"]);
+    c.bad(&["root", "install", "next.root"], "refused");
+    let shown = c.good(&["root", "show"]);
     assert!(shown.contains("root 2 of North") && shown.contains("fingerprint"), "{shown}");
-    bad(&["key", "promote", "publisher"], "no next");
-    bad(&["key", "retire", "audit-recipient"], "sealed for ever");
+    c.bad(&["key", "promote", "publisher"], "no next");
+    c.bad(&["key", "retire", "audit-recipient"], "sealed for ever");
+    assert_eq!(c.output(&["root", "draft", "--out", "x", "--role-days", "audit-recipient=9"]).status.code(), Some(2));
 }

@@ -99,7 +99,7 @@ impl Agent {
         let signer = Signer::from_seed(*contents.signer.seed());
         let device = DeviceId::of(&signer.public_key());
         let trust = Trust::pin(&contents.root).map_err(OpenError::Refused)?;
-        let grant = Self::open_grant(&contents, &device, &trust).map_err(OpenError::Refused)?;
+        let grant = Self::open_grant(contents, &device, &trust).map_err(OpenError::Refused)?;
         let revoked = AtomicBool::new(contents.revoked);
         let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
         let options = Options { capacity_bytes, ..Options::default() };

@@ -336,7 +336,6 @@ fn finish_sync(cli: &Cli, status: &Status) -> Done {
 async fn sync_stopped(cli: &Cli) -> Done {
     let agent = open_stopped(cli).await?;
     let transport = agent.transport().map_err(|error| Failed::new(Exit::Failed, error, None))?;
-    let transport = Arc::new(transport);
     let mut bar = output::Bar::new("syncing");
     let watcher = Arc::clone(&agent);
     agent.sync_status().begin();

@@ -121,6 +121,10 @@ pub fn status(value: &Value) -> String {
     let synthetic =
         if value.pointer("/synthetic").and_then(Value::as_bool) == Some(true) { ", test data only" } else { "" };
     let _ = writeln!(out, "Deployment  {}{synthetic}", text(value, "/deployment"));
+    let root = value.pointer("/root_version").and_then(Value::as_u64).unwrap_or(0);
+    if let Some(until) = value.pointer("/root_until_ms").and_then(Value::as_i64) {
+        let _ = writeln!(out, "Trust root  {root}, good until {}", london(until));
+    }
     let _ = writeln!(
         out,
         "Device      {} at {} ({})",

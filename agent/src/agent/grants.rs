@@ -38,6 +38,7 @@ impl Agent {
                 return Err(KeyslotError::Erased);
             }
             contents.grant = grant.bytes().to_vec();
+            contents.grant_root = Vec::new();
             contents.previous_grant = previous.as_ref().map_or_else(Vec::new, |previous| previous.bytes().to_vec());
             // A grant with a higher number proves that the device is no longer suspended.
             contents.suspended = false;

@@ -18,9 +18,9 @@ use cpis_protocol::head::{Beat, FeedState, Head, Reference};
 use cpis_protocol::id::{FeedId, ScopeId};
 use cpis_protocol::replica;
 use cpis_protocol::seal::Key;
-use cpis_protocol::sign::Verified;
+use cpis_protocol::sign::{Kind, Verified};
 use cpis_protocol::sync::pull::{Plan, Source, StagedChunk};
-use cpis_protocol::trust::Trust;
+use cpis_protocol::trust::{Role, Trust};
 
 pub use feed::FeedCopy;
 pub use view::{Found, View};
@@ -121,6 +121,10 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             }
             Err(refusal) => {
                 tracing::error!(reason = refusal.code(), "the stored copy does not verify");
+                if Beat::verify(&beat.beat, scope, trust, None, None).err() == Some(Refusal::UnknownKey) {
+                    // As when its root came in: what a withdrawn key dated does not bound the clock.
+                    view.clock.rebase(trust.root().issued_ms);
+                }
                 view.unreadable = true;
             }
         }
@@ -170,8 +174,8 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
         let (beat, mut clock) = {
             let view = self.view();
-            if view.unreadable {
-                // The stored beat stays: it may verify again.
+            if view.unreadable || (view.beat.is_none() && view.head.is_some()) {
+                // The stored beat stays: it may verify again, and without it the head would not be found.
                 return Ok(());
             }
             (view.beat.as_ref().map(|beat| beat.bytes().to_vec()), view.clock)
@@ -188,6 +192,30 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         if view.clock.floor_ms() == 0 {
             view.clock = enrolled;
+        }
+    }
+
+    /// Lets go of what keys signed that the root in force does not name (R187): the beat as the copy's age, the head as
+    /// the copy itself, and with either, or the grant, a time that they may have pushed ahead. `grant_issued_ms` is zero
+    /// where the grant does not stand. The copy cannot answer then until the next sync.
+    pub fn follow(&self, trust: &Trust, grant_issued_ms: i64, grant_stands: bool) {
+        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let beat_stands = view.beat.as_ref().is_none_or(|beat| trust.stands(Role::Beat, Kind::Beat, beat));
+        let head_stands = view.head.as_ref().is_none_or(|head| trust.stands(Role::Publisher, Kind::Head, head));
+        if !beat_stands || !grant_stands {
+            let head_issued_ms = view.head.as_ref().filter(|_| head_stands).map_or(0, |head| head.issued_ms);
+            let beat_issued_ms = view.beat.as_ref().filter(|_| beat_stands).map_or(0, |beat| beat.issued_ms);
+            view.clock.rebase(trust.root().issued_ms.max(grant_issued_ms).max(head_issued_ms).max(beat_issued_ms));
+        }
+        if !beat_stands {
+            tracing::warn!("a new root withdraws the key that dates the copy: it cannot answer until the next sync");
+            view.beat = None;
+        }
+        if !head_stands {
+            tracing::warn!("a new root withdraws the key that signed the copy: it cannot answer until the next sync");
+            view.head = None;
+            view.unreadable = true;
         }
     }
 

@@ -18,8 +18,8 @@ use crate::grant::Grant;
 use crate::head::{Beat, Head, Reference};
 use crate::id::{DeviceId, FeedId};
 use crate::message::{Failure, Request};
-use crate::sign::Verified;
-use crate::trust::Trust;
+use crate::sign::{Kind, Verified};
+use crate::trust::{Role, Trust};
 use crate::withdrawal::{Withdrawal, WithdrawalAction};
 use crate::{Refusal, limits};
 
@@ -125,9 +125,11 @@ pub struct Pull {
     device: DeviceId,
     with_grant: bool,
     withdrawn: u64,
-    beat: Option<Beat>,
+    beat: Option<Verified<Beat>>,
     head: Option<Verified<Head>>,
     damaged: BTreeSet<FeedId>,
+    /// The grant was signed by a key that the root in force does not name: it is no measure for the next one.
+    grant_withdrawn: bool,
     target: Option<Target>,
     phase: Phase,
     backoff: Backoff,
@@ -148,7 +150,7 @@ pub struct Start {
     /// The newest grant.
     pub grant: Verified<Grant>,
     /// The newest beat accepted.
-    pub beat: Option<Beat>,
+    pub beat: Option<Verified<Beat>>,
     /// The head that the replica equals.
     pub head: Option<Verified<Head>>,
     /// Feeds whose stored cells do not match the head.
@@ -164,7 +166,7 @@ impl Pull {
     #[must_use]
     pub fn new(start: Start) -> Self {
         let device = start.grant.device;
-        Self {
+        let mut pull = Self {
             trust: start.trust,
             grant: start.grant,
             device,
@@ -173,6 +175,7 @@ impl Pull {
             beat: start.beat,
             head: start.head,
             damaged: start.damaged,
+            grant_withdrawn: false,
             target: None,
             phase: Phase::Idle,
             backoff: Backoff::new(device),
@@ -180,7 +183,18 @@ impl Pull {
             root_steps: 0,
             grant_is_new: false,
             asked_ms: 0,
-        }
+        };
+        pull.let_go();
+        pull
+    }
+
+    /// What a key signed that the root in force does not name is no measure for what comes after it: a thief may have
+    /// signed a time, a register sequence or a number so high that nothing honest would follow.
+    fn let_go(&mut self) {
+        // R187
+        self.beat = self.beat.take().filter(|beat| self.trust.stands(Role::Beat, Kind::Beat, beat));
+        self.head = self.head.take().filter(|head| self.trust.stands(Role::Publisher, Kind::Head, head));
+        self.grant_withdrawn = !self.trust.stands(Role::DeviceAuthority, Kind::Grant, &self.grant);
     }
 
     /// Cells of the target fetched so far, and in all.
@@ -284,7 +298,7 @@ impl Pull {
         let in_root = matches!(phase, Phase::Root(_));
         let result = match phase {
             Phase::Grant if Withdrawal::is_claimed_by(&body) => self.withdrawal_fetched(&body),
-            Phase::Grant => self.grant_fetched(&body),
+            Phase::Grant => self.grant_fetched(&body, now),
             Phase::Beat => self.beat_fetched(&body, now),
             Phase::Root(_) => self.root_fetched(&body),
             Phase::Head(beat) => self.head_fetched(&body, beat, now),
@@ -310,11 +324,13 @@ impl Pull {
         }
     }
 
-    fn grant_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
-        let grant = Grant::verify(body, &self.device, &self.trust, Some(&self.grant))?;
+    fn grant_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
+        let last = Some(&*self.grant).filter(|_| !self.grant_withdrawn);
+        let grant = Grant::verify(body, &self.device, &self.trust, last)?;
         if grant.number <= self.withdrawn {
             return Err(Refusal::Rollback); // R182
         }
+        self.trust.check_role(Role::DeviceAuthority, now.time_ms)?;
         self.phase = Phase::GrantStored(Box::new(grant.clone()));
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }
@@ -346,7 +362,7 @@ impl Pull {
 
     fn beat_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
         self.trust.check_expiry(now.time_ms)?;
-        let beat = Beat::verify(body, &self.grant.scope, &self.trust, self.beat.as_ref(), now.time_ms)?;
+        let beat = Beat::verify(body, &self.grant.scope, &self.trust, self.beat.as_deref(), now.time_ms)?;
         let current = self.head.as_ref().filter(|head| head.scope == beat.scope).map(Verified::hash);
         if current == Some(beat.head) && self.damaged.is_empty() {
             let covered = self.head.as_ref().is_some_and(|head| self.grant.covers(head));
@@ -356,7 +372,7 @@ impl Pull {
             // R34
             self.phase = Phase::Confirming;
             self.target = None;
-            self.beat = Some((*beat).clone());
+            self.beat = Some(beat.clone());
             return Ok(Effect::Confirm { beat, asked_ms: self.asked_ms });
         }
         // Keys of a target may be gone from a newer grant: such a target would be a copy that nobody can read.
@@ -378,6 +394,7 @@ impl Pull {
 
     fn head_fetched(&mut self, body: &[u8], beat: Verified<Beat>, now: Now) -> Result<Effect, Refusal> {
         let head = Head::verify(body, &beat.head, &self.grant.scope, &self.trust)?;
+        self.trust.check_role(Role::Publisher, now.time_ms)?;
         let same_scope = self.head.as_ref().filter(|old| old.scope == head.scope);
         if head.gseq != beat.gseq || same_scope.is_some_and(|old| head.gseq < old.gseq) {
             // R39
@@ -452,6 +469,7 @@ impl Pull {
             Phase::GrantStored(grant) => {
                 // In force only now: no copy must hang on keys that the disk does not hold.
                 self.grant = *grant;
+                self.grant_withdrawn = false;
                 self.grant_is_new = true;
                 self.grant_due_ms = now.tick_ms.saturating_add(u64::from(self.grant.policy.grant_refresh_s) * 1000);
                 // As often as the grant: else a root that only withdraws a key would never be asked for (TUF 5.3.3).
@@ -460,6 +478,7 @@ impl Pull {
             Phase::RootStored(next) => {
                 // In force only now: a root that the disk does not hold must not be what stored objects hang on.
                 self.trust = next; // R28
+                self.let_go();
                 // A pinned target was verified under the old root, perhaps by a key that the new one withdraws.
                 self.target = None;
                 if !self.with_grant {
@@ -489,7 +508,7 @@ impl Pull {
         let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
         match result {
             Ok(()) => {
-                self.beat = Some((*target.beat).clone());
+                self.beat = Some(target.beat);
                 self.head = Some(target.head);
                 self.damaged.clear();
                 self.rest(now)

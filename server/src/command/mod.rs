@@ -7,6 +7,7 @@ pub(crate) mod device;
 pub(crate) mod failure;
 pub(crate) mod feed;
 pub(crate) mod init;
+pub(crate) mod key;
 pub(crate) mod practitioner;
 pub(crate) mod price;
 pub(crate) mod register;
@@ -53,6 +54,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
         Command::Root(command) => root::run(&context, command),
+        Command::Key(command) => key::run(&context, &command),
         Command::Synthesise(args) => register::synthesise(&context, args),
         Command::Ingest(args) => register::ingest(&context, &args),
         Command::Scope(command) => scope::run(&context, command),

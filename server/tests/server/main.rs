@@ -9,4 +9,5 @@ mod publishing;
 mod rekeying;
 mod restart;
 mod rig;
+mod roots;
 mod transport;

@@ -41,3 +41,5 @@ pub const BUNDLE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 pub const SIGNATURES_MAX: usize = 16;
 /// A device certificate, DER.
 pub const CERTIFICATE_BYTES_MAX: usize = 4096;
+/// Characters of a surname or of given names: bounds the work of folding, and a question.
+pub const NAME_CHARS_MAX: usize = 64;

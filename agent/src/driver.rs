@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cpis_protocol::clock::Carrier;
+use cpis_protocol::clock::{Carrier, Reading};
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sync::pull::{self, Pull};
 use cpis_protocol::sync::push::{self, Push};
@@ -63,13 +63,16 @@ pub async fn pull_once<T: Transport>(
         let input = match effect {
             pull::Effect::Fetch(requests) => pull::Input::Fetched(fetch(transport, requests).await),
             pull::Effect::StoreRoot(trust) => stored(blocking(agent, move |a| a.store_root(trust)).await),
-            pull::Effect::StoreGrant(grant) => stored(blocking(agent, move |a| a.store_grant(grant)).await),
-            pull::Effect::Confirm(beat) => {
-                stored(blocking(agent, move |a| a.replica().confirm(&beat, carrier, a.clock().reading())).await)
+            pull::Effect::StoreGrant { grant, asked_ms } => {
+                stored(blocking(agent, move |a| a.store_grant(grant, asked(a, asked_ms))).await)
+            }
+            pull::Effect::Confirm { beat, asked_ms } => {
+                stored(blocking(agent, move |a| a.replica().confirm(&beat, carrier, asked(a, asked_ms))).await)
             }
             pull::Effect::Stage(chunks) => stored(building(agent, move |a| a.replica().stage(chunks)).await),
             pull::Effect::Apply(plan) => {
-                match building(agent, move |a| a.replica().apply(*plan, carrier, a.clock().reading())).await {
+                let asked_ms = plan.asked_ms;
+                match building(agent, move |a| a.replica().apply(*plan, carrier, asked(a, asked_ms))).await {
                     Some(Ok(result)) => pull::Input::Applied(result),
                     Some(Err(error)) => {
                         tracing::error!(%error, "the new copy could not be stored");
@@ -86,6 +89,13 @@ pub async fn pull_once<T: Transport>(
         };
         effect = machine.step(input, agent.now());
     }
+}
+
+/// What the clocks said when the signed time that is about to be stored was asked for. The server signed it at most a
+/// beat's life before that, however long the reply was held back or the cells took.
+fn asked(agent: &Agent, asked_ms: u64) -> Reading {
+    let reading = agent.clock().reading();
+    Reading { boot_ms: asked_ms.min(reading.boot_ms), ..reading }
 }
 
 fn stored<E: core::fmt::Display>(result: Option<Result<(), E>>) -> pull::Input {

@@ -123,7 +123,7 @@ pub async fn enrol(
         practitioner,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
-    let authority = &trust.root().authority_certificate;
+    let authority = trust.root().authority_certificate();
     let transport = HttpTransport::new(&invitation.url, authority, None, clock, trust.root().issued_ms)?;
     let body = request.sign(&signer).map_err(EnrolError::Refused)?;
     let reply = transport.send(Request::Enrol(body)).await.map_err(EnrolError::Failed)?;

@@ -234,18 +234,13 @@ pub fn reveal(agent: &Agent, look_up: u64, incident: Option<&str>) -> Result<Rev
         .ok_or(locked)?;
     let (found, head) = details.ok_or(RevealError::NothingToReveal)?;
     let grant = agent.grant();
-    let notifies = grant.policy.access_mode == AccessMode::Unscheduled;
+    let access_mode = grant.policy.access_mode.and(badge.activity);
+    let notifies = access_mode == AccessMode::Unscheduled;
     // Everything that will be shown is put together first: only what is shown is recorded as shown.
     let (revealed, shown) = details_of(agent, look_up, &found, head, notifies, reading)?;
     let incident = Text::lossy(incident.unwrap_or_default());
     for one in shown {
-        let act = Act::Reveal {
-            look_up,
-            feed: one.feed,
-            blind: one.blind,
-            version: one.version,
-            access_mode: grant.policy.access_mode,
-        };
+        let act = Act::Reveal { look_up, feed: one.feed, blind: one.blind, version: one.version, access_mode };
         record(agent, &badge, incident, act)
             .map_err(|()| RevealError::CannotAnswer(CannotAnswer::AuditCannotBeWritten))?;
     }
@@ -323,7 +318,7 @@ fn push_once(words: &mut Vec<String>, text: &str) {
 
 /// Appends an event to the chain and returns its position once it is on stable storage.
 pub(crate) fn record(agent: &Agent, badge: &Badge, incident: Text<16>, act: Act) -> Result<u64, ()> {
-    let event = AuditEvent { practitioner: badge.practitioner, role: badge.role, incident, act };
+    let event = AuditEvent { practitioner: badge.practitioner, role: badge.role, incident, break_glass: false, act };
     let reading = agent.clock().reading();
     let moment = {
         let view = agent.replica().view();

@@ -36,6 +36,12 @@ pub enum CannotAnswer {
     InvalidNumber,
     /// A number that England did not issue, or a real one in a synthetic deployment.
     NumberOutsideRange,
+    /// More look-ups than signed policy allows in this time.
+    RateLimited,
+    /// The device was suspended.
+    Suspended,
+    /// The device was not given every key that the copy is sealed under.
+    KeyMissing,
 }
 
 impl CannotAnswer {
@@ -53,6 +59,9 @@ impl CannotAnswer {
             Self::AuditCannotBeWritten => "audit-cannot-be-written",
             Self::InvalidNumber => "invalid-number",
             Self::NumberOutsideRange => "number-outside-range",
+            Self::RateLimited => "rate-limited",
+            Self::Suspended => "suspended",
+            Self::KeyMissing => "key-missing",
         }
     }
 
@@ -81,6 +90,13 @@ impl CannotAnswer {
             Self::InvalidNumber => "That is not an NHS number, or not a date of birth. Check every digit.",
             Self::NumberOutsideRange => {
                 "That number was not issued in England, so this service does not cover it. Check another way."
+            }
+            Self::RateLimited => {
+                "Too many look-ups in a short time. Wait a little, break the glass where your site allows it, or check another way."
+            }
+            Self::Suspended => "This device has been suspended. Use another device, and ask the operator.",
+            Self::KeyMissing => {
+                "This device has not been given every key of its copy yet, so it cannot say that somebody is not in it. Connect and update, or check another way."
             }
         }
     }

@@ -73,10 +73,10 @@ pub enum Act {
     Unlock,
     /// An attempt to unlock failed.
     UnlockFailed,
-    /// The vault was locked; by itself when idle.
+    /// The vault was locked.
     Lock {
-        /// By the idle timer.
-        idle: bool,
+        /// By what.
+        cause: LockCause,
     },
     /// A practitioner was given a slot, by whoever had the vault open.
     SlotAdded {
@@ -85,6 +85,91 @@ pub enum Act {
         /// There was a slot before.
         replaced: bool,
     },
+    /// Somebody asked by name and date of birth.
+    LookUpByName {
+        /// The surname, normalised.
+        surname: Text<32>,
+        /// The given name, normalised.
+        given: Text<32>,
+        /// The date of birth as asked.
+        birth: Date,
+        /// The postcode, normalised, when it was given.
+        postcode: Text<8>,
+        /// How many candidates were shown; each has a [`Act::Candidate`] of its own.
+        candidates: u8,
+        /// The answer.
+        outcome: Outcome,
+        /// Why not, when it could not be answered.
+        reason: Text<24>,
+    },
+    /// A candidate of a look-up by name was shown: its confirmers, not its details.
+    Candidate {
+        /// The position of the look-up in this chain.
+        look_up: u64,
+        /// The feed of the record.
+        feed: FeedId,
+        /// The record.
+        blind: BlindId,
+        /// Its version.
+        version: FeedSeq,
+    },
+    /// Somebody broke the glass: the limit of look-ups is widened for a while, where signed policy allows it.
+    BreakGlass {
+        /// Why, in the practitioner's words.
+        reason: Text<64>,
+        /// How many look-ups it allows.
+        look_ups: u16,
+    },
+    /// Answers were given under break-glass while nothing could be recorded; told as soon as it could be.
+    Unrecorded {
+        /// How many.
+        count: u16,
+        /// When the first of them was.
+        first_ms: UnixMs,
+        /// Why, in the practitioner's words.
+        reason: Text<64>,
+    },
+    /// A slot was closed after too many wrong attempts.
+    SlotClosed {
+        /// Whose.
+        practitioner: PractitionerId,
+    },
+    /// The erasure receipt: keys were destroyed, and with them what they opened. What the device holds from here on is
+    /// what this link's moment names; after any cause but [`ErasureCause::Update`] it is nothing.
+    Erased {
+        /// Why.
+        cause: ErasureCause,
+        /// How many records went.
+        records: u32,
+    },
+}
+
+/// What locked the vault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LockCause {
+    /// The person.
+    Touch,
+    /// The idle timer.
+    Idle,
+    /// The device went to sleep.
+    Sleep,
+    /// Somebody else unlocked.
+    Replaced,
+    /// The badge, the lease or the device was withdrawn.
+    Withdrawn,
+}
+
+/// What made the device erase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErasureCause {
+    /// A newer copy without the records; the older generation's keys are destroyed.
+    Update,
+    /// The lease ran out.
+    LeaseExpired,
+    /// The server withdrew the device.
+    Withdrawn,
 }
 
 impl core::fmt::Debug for Act {
@@ -104,6 +189,12 @@ impl Act {
             Self::UnlockFailed => "unlock-failed",
             Self::Lock { .. } => "lock",
             Self::SlotAdded { .. } => "slot-added",
+            Self::LookUpByName { .. } => "look-up-by-name",
+            Self::Candidate { .. } => "candidate",
+            Self::BreakGlass { .. } => "break-glass",
+            Self::Unrecorded { .. } => "unrecorded",
+            Self::SlotClosed { .. } => "slot-closed",
+            Self::Erased { .. } => "erased",
         }
     }
 }
@@ -117,6 +208,8 @@ pub struct AuditEvent {
     pub role: Text<8>,
     /// The incident or case the crew works on, if given.
     pub incident: Text<16>,
+    /// Whether it happened under break-glass.
+    pub break_glass: bool,
     /// What.
     pub act: Act,
 }

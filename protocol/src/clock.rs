@@ -5,6 +5,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::UnixMs;
 
+/// What a device may believe about the time after it was switched off and on without hearing from its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClockRule {
+    /// Nothing: the age of the copy is unknown until signed time arrives. The default where nothing else is signed.
+    #[default]
+    Refuse,
+    /// The wall clock, where it has not fallen below the floor of signed time. For sites whose devices never have a
+    /// network; whoever can set that clock while the device is off can make the copy look younger by that time.
+    Believe,
+}
+
 /// What the device's clocks say at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
@@ -25,6 +37,8 @@ pub struct TrustedClock {
     anchor_ms: UnixMs,
     anchor_boot_ms: u64,
     anchor_boot_id: [u8; 16],
+    /// What signed policy lets it believe after a restart.
+    rule: ClockRule,
 }
 
 /// Whether signed time was just made by the server, or may have been kept by somebody.
@@ -37,21 +51,36 @@ pub enum Carrier {
 }
 
 impl TrustedClock {
+    /// Sets what signed policy allows after a restart.
+    pub const fn set_rule(&mut self, rule: ClockRule) {
+        self.rule = rule;
+    }
+
     /// The present, or `None` when it cannot be known.
     ///
     /// Within the boot of the anchor it is the anchor plus elapsed boot time, so setting the wall clock does nothing.
-    /// After a reboot it is the wall clock, if that has not fallen below the floor.
+    /// After a restart nothing tells for how long the device was off: whoever sets its clock can choose. So the present
+    /// is unknown until the server itself has spoken, unless signed policy lets the wall clock be believed.
     #[must_use]
     pub fn now(&self, reading: Reading) -> Option<UnixMs> {
         if self.floor_ms == 0 {
             return None;
         }
-        if reading.boot_id == self.anchor_boot_id && reading.boot_ms >= self.anchor_boot_ms {
+        if self.is_anchored(reading) {
             // R47
             let elapsed = i64::try_from(reading.boot_ms - self.anchor_boot_ms).unwrap_or(i64::MAX);
             return Some(self.anchor_ms.saturating_add(elapsed).max(self.floor_ms));
         }
-        (reading.wall_ms >= self.floor_ms).then_some(reading.wall_ms)
+        match self.rule {
+            ClockRule::Refuse => None,
+            ClockRule::Believe => (reading.wall_ms >= self.floor_ms).then_some(reading.wall_ms),
+        }
+    }
+
+    /// Whether elapsed boot time leads from the anchor to this reading. A reading before the anchor is of a machine whose
+    /// memory was put back to an earlier state: it proves nothing.
+    fn is_anchored(&self, reading: Reading) -> bool {
+        reading.boot_id == self.anchor_boot_id && reading.boot_ms >= self.anchor_boot_ms
     }
 
     /// The latest time ever proved.
@@ -60,34 +89,35 @@ impl TrustedClock {
         self.floor_ms
     }
 
-    /// Takes in a verified signed time.
+    /// Takes in a verified signed time. For a live one `reading` is of the moment at which it was asked for, so that a
+    /// reply that was held back on the way does not turn the clock back.
     ///
     /// A stored object can raise the estimate but never lower it, else replaying an old one would make a copy look
-    /// young. A live one may also correct a wall clock that was ahead after a reboot.
+    /// young; and it does not anchor, since it may have been made long ago. A live one anchors, and may also correct a
+    /// wall clock that was believed and was ahead.
     pub fn observe(&mut self, signed_ms: UnixMs, carrier: Carrier, reading: Reading) {
-        let known = self.now(reading);
+        let known = self.now(reading).filter(|_| self.is_anchored(reading));
         self.floor_ms = self.floor_ms.max(signed_ms);
-        let anchored = reading.boot_id == self.anchor_boot_id && reading.boot_ms >= self.anchor_boot_ms;
-        let estimate = match (known, anchored, carrier) {
-            (Some(now), true, _) | (Some(now), false, Carrier::Stored) => now.max(signed_ms),
-            (None, _, Carrier::Stored) => {
-                // Nothing proves how old the object is, so the wall clock may only make it older.
-                signed_ms.max(reading.wall_ms)
+        let estimate = match (known, carrier) {
+            (Some(now), _) => now.max(signed_ms),
+            (None, Carrier::Stored) => return,
+            (None, Carrier::Live) if reading.boot_id == self.anchor_boot_id => {
+                // Asked for before the anchor's own question: it may move the anchor on, and never back.
+                let later = i64::try_from(self.anchor_boot_ms.saturating_sub(reading.boot_ms)).unwrap_or(i64::MAX);
+                self.anchor_ms = self.anchor_ms.max(signed_ms.saturating_add(later));
+                return;
             }
-            (_, _, Carrier::Live) => self.floor_ms,
+            (None, Carrier::Live) => self.floor_ms,
         };
-        // A stored object after a reboot does not anchor: the wall clock could still be told back within this boot.
-        if anchored || carrier == Carrier::Live {
-            self.anchor_ms = estimate.max(self.floor_ms);
-            self.anchor_boot_ms = reading.boot_ms;
-            self.anchor_boot_id = reading.boot_id;
-        }
+        self.anchor_ms = estimate.max(self.floor_ms);
+        self.anchor_boot_ms = reading.boot_ms;
+        self.anchor_boot_id = reading.boot_id;
     }
 
     /// Raises the floor to the present estimate, so that a later reboot with a clock set back is noticed.
     /// Only an anchored estimate counts: a wall clock that is ahead must not lock the device for ever.
     pub fn raise_floor(&mut self, reading: Reading) {
-        if reading.boot_id == self.anchor_boot_id
+        if self.is_anchored(reading)
             && let Some(now) = self.now(reading)
         {
             self.floor_ms = self.floor_ms.max(now);
@@ -119,10 +149,49 @@ mod tests {
         assert_eq!(clock.now(at(T0 + 900 * DAY, 61_000, 1)), Some(T0 + 60_000));
     }
 
+    fn believing() -> TrustedClock {
+        let mut clock = TrustedClock::default();
+        clock.set_rule(ClockRule::Believe);
+        clock.observe(T0, Carrier::Live, at(T0, 1_000, 1));
+        clock
+    }
+
     #[test]
-    fn after_a_reboot_a_clock_below_the_floor_is_unknown() {
+    fn after_a_restart_nothing_is_known_until_the_server_speaks() {
         let mut clock = TrustedClock::default();
         clock.observe(T0, Carrier::Live, at(T0, 1_000, 1));
+        for wall in [0, T0 - 1, T0, T0 + DAY, i64::MAX] {
+            assert_eq!(clock.now(at(wall, 5, 2)), None);
+        }
+        clock.observe(T0 + DAY, Carrier::Stored, at(T0 + DAY, 5, 2));
+        assert_eq!(clock.now(at(T0 + DAY, 6, 2)), None, "a stored object does not say when it was handed over");
+        clock.observe(T0 + 2 * DAY, Carrier::Live, at(0, 7, 2));
+        assert_eq!(clock.now(at(0, 60_007, 2)), Some(T0 + 2 * DAY + 60_000));
+    }
+
+    #[test]
+    fn a_reply_that_was_held_back_does_not_turn_time_back() {
+        let mut clock = TrustedClock::default();
+        // Asked at boot time 1,000, stored three hours later.
+        clock.observe(T0, Carrier::Live, at(0, 1_000, 1));
+        assert_eq!(clock.now(at(0, 1_000 + 3 * 3_600_000, 1)), Some(T0 + 3 * 3_600_000));
+        // A question asked before, whose answer comes after, moves the anchor on or not at all.
+        clock.observe(T0 + 5_000, Carrier::Live, at(0, 900, 1));
+        assert_eq!(clock.now(at(0, 1_000, 1)), Some(T0 + 5_100));
+        clock.observe(T0 - 5_000, Carrier::Live, at(0, 900, 1));
+        assert_eq!(clock.now(at(0, 1_000, 1)), Some(T0 + 5_100));
+    }
+
+    #[test]
+    fn memory_put_back_to_an_earlier_state_knows_nothing() {
+        let mut clock = TrustedClock::default();
+        clock.observe(T0, Carrier::Live, at(T0, 1_000, 1));
+        assert_eq!(clock.now(at(T0, 999, 1)), None);
+    }
+
+    #[test]
+    fn after_a_reboot_a_clock_below_the_floor_is_unknown_whatever_the_policy() {
+        let mut clock = believing();
         clock.raise_floor(at(T0, 1_000 + 3_600_000, 1));
         assert_eq!(clock.now(at(T0 + 60_000, 5, 2)), None, "an hour had already passed");
         assert_eq!(clock.now(at(T0 + 2 * DAY, 5, 2)), Some(T0 + 2 * DAY));
@@ -130,8 +199,7 @@ mod tests {
 
     #[test]
     fn a_replayed_stored_object_cannot_rejuvenate() {
-        let mut clock = TrustedClock::default();
-        clock.observe(T0, Carrier::Live, at(T0, 1_000, 1));
+        let mut clock = believing();
         let after_reboot = at(T0 + DAY, 5, 2);
         clock.observe(T0 + 60_000, Carrier::Stored, after_reboot);
         assert_eq!(clock.now(after_reboot), Some(T0 + DAY));
@@ -139,8 +207,7 @@ mod tests {
 
     #[test]
     fn a_live_beat_corrects_a_wall_clock_that_is_ahead() {
-        let mut clock = TrustedClock::default();
-        clock.observe(T0, Carrier::Live, at(T0, 1_000, 1));
+        let mut clock = believing();
         let ahead = at(T0 + 900 * DAY, 5, 2);
         assert_eq!(clock.now(ahead), Some(T0 + 900 * DAY));
         clock.observe(T0 + DAY, Carrier::Live, ahead);

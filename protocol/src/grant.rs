@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cell::FeedKey;
 use crate::id::{DeviceId, Epoch, FeedId, PractitionerId, ScopeId, SiteId, UnixMs};
-use crate::policy::Policy;
+use crate::policy::{AccessMode, Policy};
 use crate::seal::{self, Key, OpeningKey, SealingKey};
 use crate::sign::{Kind, Verified};
 use crate::text::Text;
@@ -25,6 +25,8 @@ pub struct Badge {
     pub name: Text<40>,
     /// The job role, e.g. `R1070` paramedic (UKCore-SDSJobRoleName).
     pub role: Text<8>,
+    /// The activity code: B0107 ([`AccessMode::Unscheduled`]) notifies, B0170 ([`AccessMode::Silent`]) does not.
+    pub activity: AccessMode,
     /// Until when the badge is good.
     pub valid_until_ms: UnixMs,
 }

@@ -27,6 +27,8 @@ pub struct FeedState {
     pub state_root: Hash,
     /// The key that seals new cells.
     pub key_id: u32,
+    /// The oldest key under which a live cell may still be sealed: who lacks one from here to `key_id` cannot read all.
+    pub oldest_key_id: u32,
 }
 
 /// The signed statement of every feed of a scope at one register sequence.
@@ -110,6 +112,10 @@ impl Head {
         }
         if !head.feeds.is_sorted_by(|a, b| a.feed < b.feed) {
             return Err(Refusal::OutOfOrder);
+        }
+        if head.feeds.iter().any(|f| f.oldest_key_id > f.key_id) {
+            // R37
+            return Err(Refusal::Malformed);
         }
         head.lookup.cost.check(trust.root().synthetic)?; // R38
         Ok(head)

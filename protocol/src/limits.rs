@@ -11,7 +11,7 @@ pub const FEED_CELLS_MAX: u32 = 4_000_000;
 pub const FEEDS_MAX: usize = 512;
 /// A signed beat, all included.
 pub const BEAT_BYTES_MAX: usize = 1024;
-/// A signed head, all included: 512 feeds of 68 bytes and the frame.
+/// A signed head, all included: 512 feeds of 72 bytes and the frame.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// A signed root, all included.
 pub const ROOT_BYTES_MAX: usize = 64 * 1024;
@@ -39,6 +39,8 @@ pub const INVITATION_BYTES_MAX: usize = ROOT_BYTES_MAX + 1024;
 pub const BUNDLE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Signatures on one object: bounds the work of verification.
 pub const SIGNATURES_MAX: usize = 16;
+/// Certificates of the device authority in one root: the current one and those before it that may still be met.
+pub const AUTHORITY_CERTIFICATES_MAX: usize = 4;
 /// A device certificate, DER.
 pub const CERTIFICATE_BYTES_MAX: usize = 4096;
 /// Characters of a surname or of given names: bounds the work of folding, and a question.

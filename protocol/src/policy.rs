@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
+use crate::clock::ClockRule;
 use crate::seal::MemoryHard;
 
 /// Whether showing the details notifies the child's authority.
@@ -14,6 +15,27 @@ pub enum AccessMode {
     Unscheduled,
     /// B0170: scheduled care; recorded, nobody is told.
     Silent,
+}
+
+impl AccessMode {
+    /// What holds where site and badge differ: silent only if both say so.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        match (self, other) {
+            // R78
+            (Self::Silent, Self::Silent) => Self::Silent,
+            (Self::Unscheduled, _) | (_, Self::Unscheduled) => Self::Unscheduled,
+        }
+    }
+
+    /// The national activity code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Unscheduled => "B0107",
+            Self::Silent => "B0170",
+        }
+    }
 }
 
 /// The site's policy. All times in seconds.
@@ -35,6 +57,16 @@ pub struct Policy {
     pub grant_refresh_s: u32,
     /// The price of one guess at a practitioner's passphrase.
     pub passphrase_cost: MemoryHard,
+    /// How many look-ups a practitioner may make at once on one device.
+    pub look_up_burst: u16,
+    /// Seconds until one more may be made.
+    pub look_up_refill_s: u32,
+    /// How many look-ups a break-glass allows beyond the limit; zero: there is no break-glass at this site.
+    pub break_glass_look_ups: u16,
+    /// For how long a break-glass is good.
+    pub break_glass_s: u32,
+    /// What the device may believe about the time after a restart without a link.
+    pub clock_after_restart: ClockRule,
 }
 
 impl Default for Policy {
@@ -48,6 +80,11 @@ impl Default for Policy {
             reveal_s: 10 * 60,
             grant_refresh_s: 3600,
             passphrase_cost: MemoryHard::DEFAULT,
+            look_up_burst: 30,
+            look_up_refill_s: 60,
+            break_glass_look_ups: 0,
+            break_glass_s: 15 * 60,
+            clock_after_restart: ClockRule::Refuse,
         }
     }
 }
@@ -74,7 +111,10 @@ impl Policy {
     pub fn check(&self, synthetic: bool) -> Result<(), Refusal> {
         self.passphrase_cost.check(synthetic)?;
         let ordered = self.fresh_s <= self.ageing_s && self.ageing_s <= self.stale_s; // R73
-        if ordered && self.idle_lock_s > 0 && self.reveal_s > 0 { Ok(()) } else { Err(Refusal::Malformed) }
+        let limited = self.look_up_burst > 0 && self.look_up_refill_s > 0; // R77
+        let glass = self.break_glass_look_ups == 0 || self.break_glass_s > 0;
+        let sane = ordered && limited && glass && self.idle_lock_s > 0 && self.reveal_s > 0;
+        if sane { Ok(()) } else { Err(Refusal::Malformed) }
     }
 
     /// The band of a copy of this age.

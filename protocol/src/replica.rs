@@ -177,7 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn state(seq: u32, count: u32) -> FeedState {
-        FeedState { feed: Text::EMPTY, epoch: 1, seq, count, state_root: [seq as u8; 32], key_id: 0 }
+        FeedState { feed: Text::EMPTY, epoch: 1, seq, count, state_root: [seq as u8; 32], key_id: 0, oldest_key_id: 0 }
     }
 
     #[test]

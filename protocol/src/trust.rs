@@ -54,8 +54,8 @@ pub struct Root {
     pub roles: Vec<RoleKeys>,
     /// Where audit events are sealed to, the current key first.
     pub audit_recipients: Vec<SealingKey>,
-    /// The X.509 certificate (DER) of the device authority.
-    pub authority_certificate: Vec<u8>,
+    /// X.509 certificates (DER) of the device authority, the current one first: a peer's certificate by any is accepted.
+    pub authority_certificates: Vec<Vec<u8>>,
 }
 
 impl Root {
@@ -70,8 +70,16 @@ impl Root {
             && distinct
             && self.expires_ms > self.issued_ms
             && !self.audit_recipients.is_empty()
-            && self.authority_certificate.len() <= limits::CERTIFICATE_BYTES_MAX;
+            && !self.authority_certificates.is_empty()
+            && self.authority_certificates.len() <= limits::AUTHORITY_CERTIFICATES_MAX
+            && self.authority_certificates.iter().all(|der| der.len() <= limits::CERTIFICATE_BYTES_MAX);
         if sane { Ok(()) } else { Err(Refusal::Malformed) }
+    }
+
+    /// The certificate of the present device authority.
+    #[must_use]
+    pub fn authority_certificate(&self) -> &[u8] {
+        self.authority_certificates.first().map_or(&[], Vec::as_slice)
     }
 
     /// The keys of a role.
@@ -189,7 +197,7 @@ mod tests {
             root_keys: keys.iter().map(|k| Signer::from_seed([*k; 32]).public_key()).collect(),
             roles: Vec::new(),
             audit_recipients: alloc::vec![[1; 32]],
-            authority_certificate: Vec::new(),
+            authority_certificates: alloc::vec![Vec::new()],
         }
     }
 

@@ -196,7 +196,7 @@ fn line(chain: &ChainRow, row: &LinkRow, event: Option<&AuditEvent>, show_person
             line.feed = Some((*feed).into());
             line.notification = Some(notification(*access_mode));
         }
-        Some(Act::Unlock | Act::UnlockFailed | Act::Lock { .. } | Act::SlotAdded { .. }) | None => {}
+        Some(_) | None => {}
     }
     line
 }
@@ -262,7 +262,7 @@ fn verify_chain<T: Tx>(tx: &T, chain: &ChainRow, key: Option<&OpeningKey>) -> Re
             Some(Act::LookUp { .. }) => out.look_ups += 1,
             Some(Act::Reveal { access_mode: AccessMode::Unscheduled, .. }) => out.reveals_unscheduled += 1,
             Some(Act::Reveal { access_mode: AccessMode::Silent, .. }) => out.reveals_silent += 1,
-            Some(Act::Unlock | Act::UnlockFailed | Act::Lock { .. } | Act::SlotAdded { .. }) => out.others += 1,
+            Some(_) => out.others += 1,
             None => out.sealed += 1,
         }
     })?;

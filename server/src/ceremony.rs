@@ -137,13 +137,13 @@ pub fn draft(
         (None, Some(before)) => (before.root_keys.clone(), before.threshold),
         (None, None) => return Err(HomeError::NoRoot.into()),
     };
-    let authority_certificate = match before {
+    let authority_certificates = match before {
         Some(before)
-            if certificate::public_key(&before.authority_certificate) == Some(home.keys.authority.public_key()) =>
+            if certificate::public_key(before.authority_certificate()) == Some(home.keys.authority.public_key()) =>
         {
-            before.authority_certificate.clone()
+            before.authority_certificates.clone()
         }
-        Some(_) | None => certificate::authority(&home.keys.authority, &home.deployment, now_ms)?,
+        Some(_) | None => vec![certificate::authority(&home.keys.authority, &home.deployment, now_ms)?],
     };
     let recipient = match (&home.keys.audit, before) {
         (Some(key), _) => vec![key.sealing_key()],
@@ -163,7 +163,7 @@ pub fn draft(
             .map(|(role, _)| RoleKeys { role: *role, keys: vec![home.keys.public_key(*role)] })
             .collect(),
         audit_recipients: recipient,
-        authority_certificate,
+        authority_certificates,
     };
     Ok(sign::frame(Kind::Root, &cpis_protocol::codec::encode(&root)?))
 }

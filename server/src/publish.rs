@@ -236,7 +236,8 @@ impl<'a, T: Tx> Run<'a, T> {
         for feed in missing {
             let epoch = u64::from_be_bytes(entropy::bytes());
             let log = CellLog { feed, epoch };
-            let row = FeedRow { feed, epoch, seq: 0, count: 0, state_root: tree::root([]), key_id: 1 };
+            let row =
+                FeedRow { feed, epoch, seq: 0, count: 0, state_root: tree::root([]), key_id: 1, oldest_key_id: 1 };
             let key = Key::random(&mut entropy::system());
             let sealed = self.keys.storage.seal(&feed_key_aad(log, 1), key.expose(), &mut entropy::system())?;
             self.tx.put_feed(&row)?;

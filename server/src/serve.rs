@@ -41,7 +41,7 @@ pub async fn run<S: Store>(
     let now_ms = service.clock().now_ms();
     let names = service.config().names();
     let certificate = Arc::new(ServerCertificate::new(service.keys(), root.deployment.as_str(), names, now_ms)?);
-    let acceptor = TlsAcceptor::from(tls::server_config(&root.authority_certificate, Arc::clone(&certificate))?);
+    let acceptor = TlsAcceptor::from(tls::server_config(root.authority_certificate(), Arc::clone(&certificate))?);
     let router = http::router(Arc::clone(&service));
     let room = Arc::new(Semaphore::new(service.config().connections_max as usize));
     let graceful = GracefulShutdown::new();

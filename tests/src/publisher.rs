@@ -131,7 +131,7 @@ impl Publisher {
             root_keys: vec![signer.public_key()],
             roles: vec![keys(Role::Publisher), keys(Role::Beat), keys(Role::DeviceAuthority)],
             audit_recipients: vec![OpeningKey::from_seed([4; 32]).sealing_key()],
-            authority_certificate: Vec::new(),
+            authority_certificates: vec![Vec::new()],
         };
         let trust = Trust::pin(&signer.sign(Kind::Root, &root)?)?;
         let place = Place { feed: Text::lossy("E09000033"), epoch: 5 };
@@ -202,8 +202,15 @@ impl Publisher {
         self.gseq += 1;
         let (count, state_root) = replica::state_root(&self.live());
         let seq = u32::try_from(self.log.len())?;
-        let feeds =
-            vec![FeedState { feed: self.place.feed, epoch: self.place.epoch, seq, count, state_root, key_id: 1 }];
+        let feeds = vec![FeedState {
+            feed: self.place.feed,
+            epoch: self.place.epoch,
+            seq,
+            count,
+            state_root,
+            key_id: 1,
+            oldest_key_id: 1,
+        }];
         let reference = sha256(&Reference::default().encode()?);
         let head = Head { scope: scope(), gseq: self.gseq, issued_ms: T0, lookup: lookup(), reference, feeds };
         let head = self.signer.sign(Kind::Head, &head)?;
@@ -227,7 +234,7 @@ impl Publisher {
     /// As [`Self::publish`].
     pub fn plan(&mut self, source: Source) -> anyhow::Result<Plan> {
         let (beat, head) = self.publish()?;
-        Ok(Plan { beat, head, reference: Some(Reference::default().encode()?), sources: vec![source] })
+        Ok(Plan { beat, head, asked_ms: 0, reference: Some(Reference::default().encode()?), sources: vec![source] })
     }
 
     /// The chunks of the live set for a plan's head.

@@ -141,6 +141,8 @@ impl Site {
     pub fn add_practitioner(&self, sites: &[&str]) -> anyhow::Result<()> {
         let mut command = self.command()?;
         command.args(["practitioner", "add", PRACTITIONER, "--name", "Sam Example", "--role", "R1070"]);
+        // The badge alone silences nothing: the site's policy decides.
+        command.args(["--activity", "B0170"]);
         for site in sites {
             command.args(["--site", site]);
         }

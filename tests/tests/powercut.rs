@@ -110,6 +110,7 @@ fn writer() {
     let recipient = *Publisher::new().unwrap().trust().audit_recipient().unwrap();
     let moment = Moment { event_ms: 1, anchor_ms: 1, gseq, head: [0; 32] };
     let event = AuditEvent {
+        break_glass: false,
         practitioner: Text::lossy("P001"),
         role: Text::lossy("R1070"),
         incident: Text::EMPTY,

@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use cpis_protocol::Refusal;
 use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
+use cpis_protocol::clock::{Carrier, Reading};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
 use cpis_protocol::sign::{Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
 use cpis_protocol::trust::Trust;
-use cpis_protocol::{Refusal, clock::Carrier};
 use tokio::sync::Notify;
 
 use crate::clock::SystemClock;
@@ -107,6 +108,7 @@ impl Agent {
         let keys = LocalKeys::new(keyslot, &secret);
         let replica = Self::open_replica(directory, &keys, &trust, &grant)?;
         let reading = clock.reading();
+        replica.set_clock_rule(grant.policy.clock_after_restart);
         // A grant is signed time too: it bounds the clock even when the replica had to be set aside.
         replica.observe(grant.issued_ms, Carrier::Stored, reading);
         Ok(Self {
@@ -288,7 +290,7 @@ impl Agent {
         let contents = keyslot.contents();
         let identity = Identity { signer: &self.signer, certificate: &contents.certificate };
         let trust = self.trust();
-        let authority = &trust.root().authority_certificate;
+        let authority = trust.root().authority_certificate();
         let floor_ms = self.grant().issued_ms;
         HttpTransport::new(&contents.url, authority, Some(&identity), Arc::clone(&self.clock), floor_ms)
     }
@@ -306,11 +308,11 @@ impl Agent {
         Ok(())
     }
 
-    /// Stores a newer grant; an open session gets its keys.
+    /// Stores a newer grant, which was asked for at that reading; an open session gets its keys.
     ///
     /// # Errors
     /// [`KeyslotError`]; the old grant stays in force.
-    pub fn store_grant(&self, grant: Verified<Grant>) -> Result<(), KeyslotError> {
+    pub fn store_grant(&self, grant: Verified<Grant>, asked: Reading) -> Result<(), KeyslotError> {
         self.keys.keyslot().destroy(|contents| {
             contents.grant = grant.bytes().to_vec();
             // A grant from the server itself proves that the device is not withdrawn.
@@ -318,8 +320,9 @@ impl Agent {
             Ok(())
         })?;
         self.revoked.store(false, Ordering::Release);
+        self.replica.set_clock_rule(grant.policy.clock_after_restart);
+        self.replica.observe(grant.issued_ms, Carrier::Live, asked);
         let reading = self.clock.reading();
-        self.replica.observe(grant.issued_ms, Carrier::Live, reading);
         let grant = Arc::new(grant);
         // First the grant, then the session: an unlock in between takes the new one.
         *self.grant.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&grant);

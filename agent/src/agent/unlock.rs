@@ -1,7 +1,7 @@
 //! Opening and closing the vault, each recorded before it takes effect.
 //! It must not let a vault open whose unlocking could not be recorded.
 
-use cpis_protocol::audit::Act;
+use cpis_protocol::audit::{Act, LockCause};
 use cpis_protocol::grant::Badge;
 use cpis_protocol::id::PractitionerId;
 use cpis_protocol::text::Text;
@@ -74,7 +74,7 @@ impl Agent {
     /// Locks the vault and records it.
     pub fn lock(&self) {
         if let Some(badge) = self.vault.close() {
-            let _ = lookup::record(self, &badge, Text::EMPTY, Act::Lock { idle: false });
+            let _ = lookup::record(self, &badge, Text::EMPTY, Act::Lock { cause: LockCause::Touch });
         }
     }
 
@@ -82,7 +82,7 @@ impl Agent {
     pub fn lock_if_idle(&self) {
         if let Some(badge) = self.vault.close_if_idle(self.clock.reading().boot_ms) {
             tracing::info!("the vault locked itself");
-            let _ = lookup::record(self, &badge, Text::EMPTY, Act::Lock { idle: true });
+            let _ = lookup::record(self, &badge, Text::EMPTY, Act::Lock { cause: LockCause::Idle });
         }
     }
 }

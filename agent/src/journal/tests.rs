@@ -24,6 +24,7 @@ fn signed_links_survive_reopening_and_verify_in_a_batch() {
     let device = DeviceId::of(&signer.public_key());
     let recipient = OpeningKey::from_seed([2; 32]);
     let event = AuditEvent {
+        break_glass: false,
         practitioner: Text::lossy("555086689106"),
         role: Text::EMPTY,
         incident: Text::EMPTY,

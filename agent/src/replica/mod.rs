@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use cpis_protocol::Refusal;
 use cpis_protocol::cell::Cell;
-use cpis_protocol::clock::{Carrier, Reading, TrustedClock};
+use cpis_protocol::clock::{Carrier, ClockRule, Reading, TrustedClock};
 use cpis_protocol::head::{Beat, FeedState, Head, Reference};
 use cpis_protocol::id::{FeedId, ScopeId};
 use cpis_protocol::replica;
@@ -179,6 +179,11 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         self.store.commit(&[row])?;
         self.view.write().unwrap_or_else(PoisonError::into_inner).clock = clock;
         Ok(())
+    }
+
+    /// What signed policy lets the clock believe after a restart.
+    pub fn set_clock_rule(&self, rule: ClockRule) {
+        self.view.write().unwrap_or_else(PoisonError::into_inner).clock.set_rule(rule);
     }
 
     /// Takes in a signed time that came without a beat (a grant, a receipt).

@@ -49,10 +49,20 @@ pub enum Effect {
     Fetch(Vec<Request>),
     /// Store a newer root.
     StoreRoot(Trust),
-    /// Store a newer grant.
-    StoreGrant(Verified<Grant>),
+    /// Store a newer grant, asked for at this tick.
+    StoreGrant {
+        /// The grant.
+        grant: Verified<Grant>,
+        /// When it was asked for: its signed time is not older than the answer to that.
+        asked_ms: u64,
+    },
     /// The head is unchanged: store the beat, so that the copy's age moves.
-    Confirm(Verified<Beat>),
+    Confirm {
+        /// The beat.
+        beat: Verified<Beat>,
+        /// When it was asked for.
+        asked_ms: u64,
+    },
     /// Store verified snapshot chunks aside, where no look-up sees them.
     Stage(Vec<StagedChunk>),
     /// Build the next generation, compare every state root, and flip all feeds at once.
@@ -113,6 +123,9 @@ pub struct Pull {
     backoff: Backoff,
     grant_due_ms: u64,
     root_steps: u32,
+    /// The tick of the last question for a grant or a beat: signed time is anchored there and not where it is stored, or
+    /// a reply that was held back, or a long download, would make the copy look younger.
+    asked_ms: u64,
 }
 
 /// What the machine starts from: the stored state of the agent.
@@ -150,6 +163,7 @@ impl Pull {
             backoff: Backoff::new(device),
             grant_due_ms: 0,
             root_steps: 0,
+            asked_ms: 0,
         }
     }
 
@@ -172,6 +186,16 @@ impl Pull {
 
     /// One step.
     pub fn step(&mut self, input: Input, now: Now) -> Effect {
+        let effect = self.react(input, now);
+        if let Effect::Fetch(requests) = &effect
+            && requests.iter().any(|request| matches!(request, Request::Grant | Request::Beat(_)))
+        {
+            self.asked_ms = now.tick_ms; // R48
+        }
+        effect
+    }
+
+    fn react(&mut self, input: Input, now: Now) -> Effect {
         match input {
             Input::Wake => self.begin(now, false),
             Input::WakeNow => self.begin(now, true),
@@ -253,7 +277,7 @@ impl Pull {
         let grant = Grant::verify(body, &self.device, &self.trust, Some(&self.grant))?;
         self.phase = Phase::GrantStored;
         self.grant = grant.clone();
-        Ok(Effect::StoreGrant(grant))
+        Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }
 
     fn ask_root(&mut self, why: Option<Refusal>) -> Effect {
@@ -278,12 +302,13 @@ impl Pull {
             self.phase = Phase::Confirming;
             self.target = None;
             self.beat = Some((*beat).clone());
-            return Ok(Effect::Confirm(beat));
+            return Ok(Effect::Confirm { beat, asked_ms: self.asked_ms });
         }
         // A pinned target is completed first, even if the register has moved on meanwhile.
         if let Some(target) = self.target.as_mut().filter(|target| target.head.scope == beat.scope) {
             if target.beat.head == beat.head {
                 target.beat = beat;
+                target.asked_ms = self.asked_ms;
             }
             return Ok(self.next_work());
         }
@@ -303,7 +328,7 @@ impl Pull {
             // A damaged feed counts as not held: it is fetched whole.
             self.head.as_ref().filter(|_| !self.damaged.contains(feed)).and_then(|head| head.feed(feed))
         };
-        let target = Target::new(beat, head, have)?;
+        let target = Target::new(beat, head, self.asked_ms, have)?;
         self.target = Some(target);
         Ok(self.next_work())
     }

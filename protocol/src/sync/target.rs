@@ -43,6 +43,8 @@ pub struct Plan {
     pub beat: Verified<Beat>,
     /// The head.
     pub head: Verified<Head>,
+    /// The tick at which the beat was asked for: its signed time is anchored there.
+    pub asked_ms: u64,
     /// New reference data, when the head names another than before.
     pub reference: Option<Vec<u8>>,
     /// For each feed of the head, in its order, where it comes from.
@@ -75,6 +77,7 @@ impl Work {
 pub(super) struct Target {
     pub(super) beat: Verified<Beat>,
     pub(super) head: Verified<Head>,
+    pub(super) asked_ms: u64,
     pub(super) reference: Option<Vec<u8>>,
     pub(super) work: VecDeque<Work>,
     pub(super) under_way: Vec<Work>,
@@ -101,11 +104,13 @@ impl Target {
     pub(super) fn new<'a>(
         beat: Verified<Beat>,
         head: Verified<Head>,
+        asked_ms: u64,
         have: impl Fn(&FeedId) -> Option<&'a FeedState>,
     ) -> Result<Self, Refusal> {
         let mut target = Self {
             beat,
             head,
+            asked_ms,
             reference: None,
             work: VecDeque::new(),
             under_way: Vec::new(),
@@ -213,6 +218,7 @@ impl Target {
             }
         });
         let sources = sources.collect();
-        Plan { beat: self.beat.clone(), head: self.head.clone(), reference: self.reference.take(), sources }
+        let (beat, head) = (self.beat.clone(), self.head.clone());
+        Plan { beat, head, asked_ms: self.asked_ms, reference: self.reference.take(), sources }
     }
 }

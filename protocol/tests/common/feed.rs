@@ -81,7 +81,15 @@ impl FeedLog {
     /// The state at the newest position.
     pub(crate) fn state(&self) -> FeedState {
         let (count, state_root) = replica::state_root(&self.live(self.seq()));
-        FeedState { feed: self.place.feed, epoch: self.place.epoch, seq: self.seq(), count, state_root, key_id: 1 }
+        FeedState {
+            feed: self.place.feed,
+            epoch: self.place.epoch,
+            seq: self.seq(),
+            count,
+            state_root,
+            key_id: 1,
+            oldest_key_id: 1,
+        }
     }
 
     /// A delta object, while the log goes back far enough.

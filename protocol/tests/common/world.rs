@@ -2,7 +2,7 @@
 //! It must not change without the frozen vectors changing with it.
 
 use cpis_protocol::Refusal;
-use cpis_protocol::audit::{Act, AuditEvent, Moment, Outcome, Receipt, Tip};
+use cpis_protocol::audit::{Act, AuditEvent, LockCause, Moment, Outcome, Receipt, Tip};
 use cpis_protocol::cell::FeedKey;
 use cpis_protocol::codec;
 use cpis_protocol::enrol::{EnrolRequest, Invitation};
@@ -10,7 +10,7 @@ use cpis_protocol::grant::{self, Badge, Grant, GrantedFeed, NamedFeedKey};
 use cpis_protocol::head::{Authority, Beat, FeedState, Head, Reference};
 use cpis_protocol::id::{ChainId, DeviceId, UnixMs};
 use cpis_protocol::nhs::{Date, NhsNumber};
-use cpis_protocol::policy::Policy;
+use cpis_protocol::policy::{AccessMode, Policy};
 use cpis_protocol::query::LookupParameters;
 use cpis_protocol::seal::{Key, MemoryHard, OpeningKey};
 use cpis_protocol::sign::{self, Kind, Signer};
@@ -66,7 +66,7 @@ pub(crate) fn root(version: u32) -> Root {
             keys(Role::Receipt, RECEIPT),
         ],
         audit_recipients: vec![OpeningKey::from_seed([AUDITOR; 32]).sealing_key()],
-        authority_certificate: vec![0x30, 0x00],
+        authority_certificates: vec![vec![0x30, 0x00]],
     }
 }
 
@@ -133,6 +133,7 @@ pub(crate) fn grant(number: u64, feeds: &[(&str, u64)]) -> Grant {
         practitioner: Text::lossy("555000000001"),
         name: Text::lossy("A Paramedic"),
         role: Text::lossy("R1070"),
+        activity: AccessMode::Unscheduled,
         valid_until_ms: T0 + 30 * DAY_MS,
     };
     Grant {
@@ -174,9 +175,15 @@ pub(crate) fn event(n: u64) -> AuditEvent {
     let act = match n {
         1 => Act::Unlock,
         2 => Act::LookUp { number, birth, outcome: Outcome::Flagged, reason: Text::EMPTY },
-        _ => Act::Lock { idle: n.is_multiple_of(2) },
+        _ => Act::Lock { cause: if n.is_multiple_of(2) { LockCause::Idle } else { LockCause::Touch } },
     };
-    AuditEvent { practitioner: Text::lossy("555000000001"), role: Text::lossy("R1070"), incident: Text::EMPTY, act }
+    AuditEvent {
+        practitioner: Text::lossy("555000000001"),
+        role: Text::lossy("R1070"),
+        incident: Text::EMPTY,
+        break_glass: false,
+        act,
+    }
 }
 
 pub(crate) fn moment() -> Moment {

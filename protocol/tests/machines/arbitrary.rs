@@ -106,11 +106,11 @@ fn any_sequence(seed: u64) -> u32 {
                 stored = Some(next);
                 Some(Input::Stored)
             }
-            Effect::StoreGrant(grant) => {
+            Effect::StoreGrant { grant, .. } => {
                 assert_eq!(grant.device, world::device());
                 Some(Input::Stored)
             }
-            Effect::Confirm(_) | Effect::Stage(_) => Some(Input::Stored),
+            Effect::Confirm { .. } | Effect::Stage(_) => Some(Input::Stored),
             Effect::Apply(plan) => {
                 check_plan(&plan, &trust);
                 plans += 1;

@@ -132,8 +132,8 @@ impl Device {
                     self.trust = trust;
                     Input::Stored
                 }
-                Effect::StoreGrant(_) => Input::Stored,
-                Effect::Confirm(beat) => {
+                Effect::StoreGrant { .. } => Input::Stored,
+                Effect::Confirm { beat, .. } => {
                     assert_eq!(self.head.as_ref().map(Verified::hash), Some(beat.head));
                     Input::Stored
                 }

@@ -95,8 +95,12 @@ pub(crate) fn root() -> File {
     variant("repeated-key", &repeated, &[1], malformed, "one key named twice");
     variant("born-expired", &Root { expires_ms: T0, ..root.clone() }, &[1, 2], malformed, "expires when it is issued");
     variant("no-recipient", &Root { audit_recipients: Vec::new(), ..root.clone() }, &[1, 2], malformed, "no audit key");
-    let large = Root { authority_certificate: vec![0; limits::CERTIFICATE_BYTES_MAX + 1], ..root };
+    let large = Root { authority_certificates: vec![vec![0; limits::CERTIFICATE_BYTES_MAX + 1]], ..root.clone() };
     variant("large-certificate", &large, &[1, 2], malformed, "a certificate over its limit");
+    let none = Root { authority_certificates: Vec::new(), ..root.clone() };
+    variant("no-certificate", &none, &[1, 2], malformed, "no device authority");
+    let many = Root { authority_certificates: vec![vec![0x30, 0x00]; limits::AUTHORITY_CERTIFICATES_MAX + 1], ..root };
+    variant("many-certificates", &many, &[1, 2], malformed, "more authorities than may be met");
     file.moved("expired", "root/valid", "expired", "expiry is not inclusive").with("now", &num(T0 + 365 * DAY_MS));
     file.moved("not-yet-expired", "root/valid", "ok", "one millisecond before")
         .with("now", &num(T0 + 365 * DAY_MS - 1));
@@ -311,6 +315,10 @@ pub(crate) fn grant() -> File {
     };
     policy("bands-out-of-order", Policy { fresh_s: u32::MAX, ..grant.policy }, "malformed", "fresh after ageing");
     policy("never-locks", Policy { idle_lock_s: 0, ..grant.policy }, "malformed", "no idle time");
+    policy("no-limit", Policy { look_up_burst: 0, ..grant.policy }, "malformed", "a limit that lets nothing through");
+    policy("no-refill", Policy { look_up_refill_s: 0, ..grant.policy }, "malformed", "a limit without end");
+    let glass = Policy { break_glass_look_ups: 5, break_glass_s: 0, ..grant.policy };
+    policy("glass-without-time", glass, "malformed", "a break-glass that is over at once");
     policy("never-reveals", Policy { reveal_s: 0, ..grant.policy }, "malformed", "no time to reveal");
     let greedy = MemoryHard { memory_kib: u32::MAX, passes: 1 };
     policy("greedy", Policy { passphrase_cost: greedy, ..grant.policy }, "too-large", "four tebibytes to unlock");

@@ -93,6 +93,7 @@ pub(crate) fn delta(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
         count: c.number("count"),
         state_root: c.array("state-root"),
         key_id: 0,
+        oldest_key_id: 0,
     };
     replica::check_state(&tree, &want)
 }

@@ -1,9 +1,10 @@
 //! `practitioner`: who may unlock devices, and where.
 //! It must not give a badge without a site.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use cpis_protocol::grant::Badge;
 use cpis_protocol::id::{PractitionerId, SiteId};
+use cpis_protocol::policy::AccessMode;
 use cpis_protocol::text::Text;
 use cpis_server::clock::iso;
 use cpis_server::port::{Fleet as _, PractitionerRow, Store as _, StoreError};
@@ -12,6 +13,26 @@ use serde_json::json;
 use super::failure::Failure;
 use super::{Context, now_ms, unknown};
 use crate::output::table;
+
+/// The national activity codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Activity {
+    /// Unscheduled care: notifies
+    #[value(name = "B0107")]
+    B0107,
+    /// Scheduled care: notifies nobody
+    #[value(name = "B0170")]
+    B0170,
+}
+
+impl From<Activity> for AccessMode {
+    fn from(activity: Activity) -> Self {
+        match activity {
+            Activity::B0107 => Self::Unscheduled,
+            Activity::B0170 => Self::Silent,
+        }
+    }
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PractitionerCommand {
@@ -29,6 +50,9 @@ Devices get the badge with their next grant.")]
         /// The job role code
         #[arg(long, default_value = "R1070")]
         role: Text<8>,
+        /// The activity code: B0107 tells the child's authority of a reveal, B0170 does not; silent only where the site is too
+        #[arg(long, value_enum, default_value_t = Activity::B0107)]
+        activity: Activity,
         /// A site where the badge is good; once for each
         #[arg(long = "site", required = true)]
         sites: Vec<SiteId>,
@@ -47,7 +71,7 @@ const BADGES_MAX: usize = 200;
 pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow::Result<()> {
     let home = context.home()?;
     match command {
-        PractitionerCommand::Add { id, name, role, sites, valid_days } => {
+        PractitionerCommand::Add { id, name, role, activity, sites, valid_days } => {
             if id.is_empty() || name.is_empty() {
                 return Err(Failure::usage("identity and name must not be empty", "practitioner add --help").into());
             }
@@ -63,7 +87,9 @@ pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow
                 return Err(Failure::usage(message, "divide it into several sites").into());
             }
             let valid_until_ms = now_ms() + i64::from(valid_days) * 86_400_000;
-            let row = PractitionerRow { badge: Badge { practitioner: id, name, role, valid_until_ms }, sites };
+            let activity = activity.into();
+            let row =
+                PractitionerRow { badge: Badge { practitioner: id, name, role, activity, valid_until_ms }, sites };
             home.store.write::<_, StoreError>(|tx| tx.put_practitioner(&row))?;
             let text = format!("Practitioner {id} may unlock devices until {}.", iso(valid_until_ms));
             context.out.result(&value(&row), &text);
@@ -71,7 +97,7 @@ pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow
         PractitionerCommand::List => {
             let rows = home.store.read::<_, StoreError>(|tx| tx.practitioners())?;
             let values: Vec<_> = rows.iter().map(value).collect();
-            let head = ["PRACTITIONER", "NAME", "ROLE", "VALID UNTIL", "SITES"];
+            let head = ["PRACTITIONER", "NAME", "ROLE", "ACTIVITY", "VALID UNTIL", "SITES"];
             let mut lines = vec![head.map(str::to_owned).to_vec()];
             lines.extend(rows.iter().map(|row| {
                 let badge = &row.badge;
@@ -80,6 +106,7 @@ pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow
                     badge.practitioner.to_string(),
                     badge.name.to_string(),
                     badge.role.to_string(),
+                    badge.activity.code().to_owned(),
                     iso(badge.valid_until_ms),
                     sites.join(" "),
                 ]
@@ -93,6 +120,6 @@ pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow
 fn value(row: &PractitionerRow) -> serde_json::Value {
     json!({
         "practitioner": row.badge.practitioner.as_str(), "name": row.badge.name.as_str(),
-        "role": row.badge.role.as_str(), "valid_until": iso(row.badge.valid_until_ms), "sites": row.sites,
+        "role": row.badge.role.as_str(), "activity": row.badge.activity.code(), "valid_until": iso(row.badge.valid_until_ms), "sites": row.sites,
     })
 }

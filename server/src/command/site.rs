@@ -91,6 +91,7 @@ pub(crate) fn run(context: &Context<'_>, command: SiteCommand) -> anyhow::Result
         grant_refresh_s: grant_refresh_s.unwrap_or(default.grant_refresh_s).max(1),
         // In a synthetic deployment nothing is worth guessing for, and tests want to be quick.
         passphrase_cost: if home.synthetic { MemoryHard::SYNTHETIC } else { default.passphrase_cost },
+        ..default
     };
     if policy.check(home.synthetic).is_err() || name.is_empty() {
         return Err(Failure::usage(

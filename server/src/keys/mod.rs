@@ -86,7 +86,7 @@ impl ServerKeys {
                 return Err(KeyError::NotInRoot(name));
             }
         }
-        let certified = crate::certificate::public_key(&root.authority_certificate);
+        let certified = crate::certificate::public_key(root.authority_certificate());
         if certified != Some(self.authority.public_key()) {
             return Err(KeyError::NotInRoot("device authority certificate"));
         }

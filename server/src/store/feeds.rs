@@ -9,10 +9,12 @@ use rusqlite::{OptionalExtension as _, Row};
 use super::{SqliteTx, array, name, signed, unsigned};
 use crate::port::{CellLog, FeedRow, Feeds, HeadRow, PersonId, Placement, ScopeRow, StoreError};
 
-type RawFeed = (String, i64, u32, u32, Vec<u8>, u32);
+type RawFeed = (String, i64, u32, u32, Vec<u8>, u32, u32);
 
-fn feed_row((feed, epoch, seq, count, state_root, key_id): RawFeed) -> Result<FeedRow, StoreError> {
-    Ok(FeedRow { feed: name(&feed)?, epoch: unsigned(epoch), seq, count, state_root: array(state_root)?, key_id })
+fn feed_row(raw: RawFeed) -> Result<FeedRow, StoreError> {
+    let (feed, epoch, seq, count, state_root, key_id, oldest_key_id) = raw;
+    let (feed, epoch, state_root) = (name(&feed)?, unsigned(epoch), array(state_root)?);
+    Ok(FeedRow { feed, epoch, seq, count, state_root, key_id, oldest_key_id })
 }
 
 type RawHead = (Vec<u8>, String, i64, i64, Vec<u8>);
@@ -31,25 +33,30 @@ impl SqliteTx<'_> {
 
 impl Feeds for SqliteTx<'_> {
     fn feeds(&self) -> Result<Vec<FeedRow>, StoreError> {
-        let mut statement =
-            self.0.prepare_cached("SELECT feed, epoch, seq, count, state_root, key_id FROM feed ORDER BY feed")?;
+        let mut statement = self.0.prepare_cached(
+            "SELECT feed, epoch, seq, count, state_root, key_id, oldest_key_id FROM feed ORDER BY feed",
+        )?;
         let rows = statement.query_map([], |row: &Row<'_>| RawFeed::try_from(row))?;
         rows.map(|row| feed_row(row?)).collect()
     }
 
     fn feed(&self, feed: FeedId) -> Result<Option<FeedRow>, StoreError> {
-        let mut statement =
-            self.0.prepare_cached("SELECT feed, epoch, seq, count, state_root, key_id FROM feed WHERE feed = ?1")?;
+        let mut statement = self.0.prepare_cached(
+            "SELECT feed, epoch, seq, count, state_root, key_id, oldest_key_id FROM feed WHERE feed = ?1",
+        )?;
         let raw = statement.query_row([feed.as_str()], |row| RawFeed::try_from(row)).optional()?;
         raw.map(feed_row).transpose()
     }
 
     fn put_feed(&self, row: &FeedRow) -> Result<(), StoreError> {
         let mut statement = self.0.prepare_cached(
-            "INSERT INTO feed (feed, epoch, seq, count, state_root, key_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (feed) DO UPDATE SET epoch = ?2, seq = ?3, count = ?4, state_root = ?5, key_id = ?6",
+            "INSERT INTO feed (feed, epoch, seq, count, state_root, key_id, oldest_key_id)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (feed) DO UPDATE
+             SET epoch = ?2, seq = ?3, count = ?4, state_root = ?5, key_id = ?6, oldest_key_id = ?7",
         )?;
-        statement.execute((row.feed.as_str(), signed(row.epoch), row.seq, row.count, row.state_root, row.key_id))?;
+        let (feed, epoch) = (row.feed.as_str(), signed(row.epoch));
+        let keys = (row.key_id, row.oldest_key_id);
+        statement.execute((feed, epoch, row.seq, row.count, row.state_root, keys.0, keys.1))?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use cpis_protocol::codec;
 use cpis_protocol::grant::Badge;
 use cpis_protocol::id::{DeviceId, RegisterSeq, SiteId, UnixMs};
-use cpis_protocol::policy::Policy;
+use cpis_protocol::policy::{AccessMode, Policy};
 use rusqlite::{OptionalExtension as _, Row};
 
 use super::{SqliteTx, array, name, signed, unsigned};
@@ -17,10 +17,12 @@ fn site_row((site, policy, lease_s): RawSite) -> Result<SiteRow, StoreError> {
     Ok(SiteRow { site: name(&site)?, policy, lease_s })
 }
 
-type RawBadge = (String, String, String, i64);
+type RawBadge = (String, String, String, bool, i64);
 
-fn badge((practitioner, full_name, role, valid_until_ms): RawBadge) -> Result<Badge, StoreError> {
-    Ok(Badge { practitioner: name(&practitioner)?, name: name(&full_name)?, role: name(&role)?, valid_until_ms })
+fn badge((practitioner, full_name, role, silent, valid_until_ms): RawBadge) -> Result<Badge, StoreError> {
+    let activity = if silent { AccessMode::Silent } else { AccessMode::Unscheduled };
+    let (practitioner, name, role) = (name(&practitioner)?, name(&full_name)?, name(&role)?);
+    Ok(Badge { practitioner, name, role, activity, valid_until_ms })
 }
 
 type RawInvitation = (Vec<u8>, String, String, u32, i64, i64, u8, Option<Vec<u8>>);
@@ -84,7 +86,7 @@ impl Fleet for SqliteTx<'_> {
 
     fn practitioners(&self) -> Result<Vec<PractitionerRow>, StoreError> {
         let mut statement = self.0.prepare_cached(
-            "SELECT practitioner, name, role, valid_until_ms FROM practitioner ORDER BY practitioner",
+            "SELECT practitioner, name, role, silent, valid_until_ms FROM practitioner ORDER BY practitioner",
         )?;
         let mut sites =
             self.0.prepare_cached("SELECT site FROM practitioner_site WHERE practitioner = ?1 ORDER BY site")?;
@@ -100,7 +102,7 @@ impl Fleet for SqliteTx<'_> {
 
     fn badges(&self, site: SiteId) -> Result<Vec<Badge>, StoreError> {
         let mut statement = self.0.prepare_cached(
-            "SELECT practitioner, name, role, valid_until_ms FROM practitioner JOIN practitioner_site USING (practitioner)
+            "SELECT practitioner, name, role, silent, valid_until_ms FROM practitioner JOIN practitioner_site USING (practitioner)
              WHERE site = ?1 ORDER BY practitioner",
         )?;
         let rows = statement.query_map([site.as_str()], |row: &Row<'_>| RawBadge::try_from(row))?;
@@ -110,11 +112,12 @@ impl Fleet for SqliteTx<'_> {
     fn put_practitioner(&self, row: &PractitionerRow) -> Result<(), StoreError> {
         let badge = &row.badge;
         let mut statement = self.0.prepare_cached(
-            "INSERT INTO practitioner (practitioner, name, role, valid_until_ms) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (practitioner) DO UPDATE SET name = ?2, role = ?3, valid_until_ms = ?4",
+            "INSERT INTO practitioner (practitioner, name, role, silent, valid_until_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (practitioner) DO UPDATE SET name = ?2, role = ?3, silent = ?4, valid_until_ms = ?5",
         )?;
         let id = badge.practitioner.as_str();
-        statement.execute((id, badge.name.as_str(), badge.role.as_str(), badge.valid_until_ms))?;
+        let silent = badge.activity == AccessMode::Silent;
+        statement.execute((id, badge.name.as_str(), badge.role.as_str(), silent, badge.valid_until_ms))?;
         let mut statement =
             self.0.prepare_cached("INSERT OR IGNORE INTO practitioner_site (practitioner, site) VALUES (?1, ?2)")?;
         for site in &row.sites {

@@ -111,6 +111,7 @@ impl Rig {
         let feeds = (0..3).map(authority).collect();
         let policy = Policy { passphrase_cost: MemoryHard::SYNTHETIC, ..Policy::default() };
         let badge = Badge {
+            activity: cpis_protocol::policy::AccessMode::Unscheduled,
             practitioner: text("PARA001"),
             name: text("A. Crew"),
             role: text("R1070"),
@@ -232,6 +233,7 @@ impl Device {
         let mut tip = tip;
         let links = (0..count).map(|_| {
             let event = AuditEvent {
+                break_glass: false,
                 practitioner: self.practitioner,
                 role: text("R1070"),
                 incident: Text::EMPTY,

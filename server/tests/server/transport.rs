@@ -48,7 +48,7 @@ type Identity<'a> = Option<(&'a [u8], &'a Signer)>;
 impl Running {
     fn client(&self, identity: Identity<'_>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        let authority = self.rig.service.trust().root().authority_certificate.clone();
+        let authority = self.rig.service.trust().root().authority_certificate().to_vec();
         roots.add(CertificateDer::from(authority)).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)

@@ -31,6 +31,7 @@ impl Chain {
     fn append(&self) -> anyhow::Result<Duration> {
         let moment = Moment { event_ms: 1, anchor_ms: 1, gseq: 1, head: [0; 32] };
         let event = AuditEvent {
+            break_glass: false,
             practitioner: Text::lossy("P001"),
             role: Text::lossy("R1070"),
             incident: Text::EMPTY,

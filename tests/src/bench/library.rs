@@ -90,8 +90,13 @@ fn find(agent: &Agent, token: &Token) -> anyhow::Result<usize> {
 
 fn record(agent: &Agent, number: NhsNumber, birth: Date, outcome: Outcome) -> anyhow::Result<()> {
     let act = Act::LookUp { number, birth, outcome, reason: Text::EMPTY };
-    let event =
-        AuditEvent { practitioner: Text::lossy(PRACTITIONER), role: Text::lossy("R1070"), incident: Text::EMPTY, act };
+    let event = AuditEvent {
+        practitioner: Text::lossy(PRACTITIONER),
+        role: Text::lossy("R1070"),
+        incident: Text::EMPTY,
+        break_glass: false,
+        act,
+    };
     let moment = {
         let view = agent.replica().view();
         let (beat, head) = (view.beat.as_ref().context("no beat")?, view.head.as_ref().context("no head")?);

@@ -75,6 +75,17 @@ pub struct RevealRequest {
     pub incident: Option<String>,
 }
 
+/// Breaks the glass.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakGlassRequest {
+    /// Why; it is recorded and reported.
+    pub reason: String,
+    /// That the person was asked a second time.
+    #[serde(default)]
+    pub confirmed: bool,
+}
+
 /// Takes a bundle in.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,7 +112,7 @@ macro_rules! redacted {
         })*
     };
 }
-redacted!(UnlockRequest, LookUpRequest, RevealRequest, ImportRequest);
+redacted!(BreakGlassRequest, UnlockRequest, LookUpRequest, RevealRequest, ImportRequest);
 
 struct Api {
     agent: Arc<Agent>,
@@ -140,6 +151,7 @@ fn router(state: Arc<Api>) -> Router {
         .route("/v1/unlock", post(unlock))
         .route("/v1/practitioner", post(practitioner))
         .route("/v1/lock", post(lock))
+        .route("/v1/break-glass", post(break_glass))
         .route("/v1/look-up", post(look_up))
         .route("/v1/reveal", post(reveal))
         .route("/v1/sync", post(sync))
@@ -223,6 +235,14 @@ async fn practitioner(State(api): State<Arc<Api>>, Json(body): Json<UnlockReques
 async fn lock(State(api): State<Arc<Api>>) -> Result<Response, Response> {
     blocking(&api, Agent::lock).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn break_glass(State(api): State<Arc<Api>>, Json(body): Json<BreakGlassRequest>) -> Result<Response, Response> {
+    let result = blocking(&api, move |agent| agent.break_glass(&body.reason, body.confirmed)).await?;
+    Ok(match result {
+        Ok(allowance) => Json(allowance).into_response(),
+        Err(error) => problem(StatusCode::FORBIDDEN, error.code(), error),
+    })
 }
 
 async fn look_up(State(api): State<Arc<Api>>, Json(body): Json<LookUpRequest>) -> Result<Response, Response> {

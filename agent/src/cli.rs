@@ -39,6 +39,9 @@ pub enum Command {
     Unlock(PersonArgs),
     /// Locks the vault and wipes its keys from memory.
     Lock,
+    /// Allows look-ups beyond the limit for a while, where signed policy has it. It is recorded and reported.
+    #[command(after_help = "Example: cpis-agent break-glass --reason 'major incident, 40 casualties' --yes")]
+    BreakGlass(BreakGlassArgs),
     /// Gives another practitioner with a badge an own slot; somebody must have unlocked the vault.
     AddPractitioner(PersonArgs),
     /// Asks about one person by NHS number and date of birth.
@@ -124,6 +127,17 @@ pub struct LookUpArgs {
     /// The incident or case that you are working on.
     #[arg(long, value_name = "ID")]
     pub incident: Option<String>,
+}
+
+/// Why the glass is broken.
+#[derive(Debug, Args)]
+pub struct BreakGlassArgs {
+    /// Why: 8 to 64 characters. It is recorded and reported; do not name a patient in it.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Confirms it.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// What to reveal.

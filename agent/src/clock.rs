@@ -25,15 +25,23 @@ impl SystemClock {
     }
 }
 
+fn ms(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000)
+}
+
 impl Clock for SystemClock {
     fn reading(&self) -> Reading {
         let wall = clock_gettime(ClockId::Realtime);
         let boot = clock_gettime(ClockId::Boottime);
-        let ms = |seconds: i64, nanoseconds: i64| seconds.saturating_mul(1000).saturating_add(nanoseconds / 1_000_000);
         Reading {
             wall_ms: ms(wall.tv_sec, wall.tv_nsec),
             boot_ms: u64::try_from(ms(boot.tv_sec, boot.tv_nsec)).unwrap_or(0),
             boot_id: self.boot_id,
         }
+    }
+
+    fn awake_ms(&self) -> u64 {
+        let awake = clock_gettime(ClockId::Monotonic);
+        u64::try_from(ms(awake.tv_sec, awake.tv_nsec)).unwrap_or(0)
     }
 }

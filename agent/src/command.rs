@@ -11,8 +11,10 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::agent::{Agent, OpenError};
-use crate::api::{ImportRequest, LookUpRequest, Problem, RevealRequest, UnlockRequest};
-use crate::cli::{Cli, Command, EnrolArgs, LookUpArgs, PassphraseArgs, PersonArgs, RevealArgs, RunArgs};
+use crate::api::{BreakGlassRequest, ImportRequest, LookUpRequest, Problem, RevealRequest, UnlockRequest};
+use crate::cli::{
+    BreakGlassArgs, Cli, Command, EnrolArgs, LookUpArgs, PassphraseArgs, PersonArgs, RevealArgs, RunArgs,
+};
 use crate::client::{Client, ClientError};
 use crate::config::Config;
 use crate::status::Status;
@@ -66,7 +68,12 @@ impl From<ClientError> for Failed {
                     "vault-locked" | "wrong-passphrase" | "slot-closed" | "no-slot" | "no-badge" | "no-token" => {
                         Exit::NotPermitted
                     }
-                    "withdrawn" | "slot-in-use" => Exit::NotPermitted,
+                    "withdrawn"
+                    | "slot-in-use"
+                    | "wait"
+                    | "break-glass-not-allowed"
+                    | "break-glass-too-soon"
+                    | "not-confirmed" => Exit::NotPermitted,
                     "never-synced"
                     | "stale"
                     | "lease-expired"
@@ -123,6 +130,7 @@ async fn dispatch(cli: &Cli) -> Done {
             Client::find(&cli.dir)?.post::<()>("/v1/lock", &()).await?;
             Ok(Exit::Done)
         }
+        Command::BreakGlass(args) => break_glass(cli, args).await,
         Command::LookUp(args) => look_up(cli, args).await,
         Command::Reveal(args) => reveal(cli, args).await,
         Command::Sync => sync(cli).await,
@@ -227,6 +235,16 @@ async fn person(cli: &Cli, args: &PersonArgs, path: &str) -> Done {
     let name = reply.get("name").and_then(Value::as_str).unwrap_or(&args.practitioner).to_owned();
     let done = if path.ends_with("unlock") { "Unlocked by" } else { "Added:" };
     print(cli, &reply, |_| format!("{done} {name}."));
+    Ok(Exit::Done)
+}
+
+async fn break_glass(cli: &Cli, args: &BreakGlassArgs) -> Done {
+    let body = BreakGlassRequest { reason: args.reason.clone(), confirmed: args.yes };
+    let reply: Value = Client::find(&cli.dir)?.post("/v1/break-glass", &body).await?;
+    print(cli, &reply, |reply| {
+        let left = reply.get("break_glass_look_ups").and_then(Value::as_u64).unwrap_or(0);
+        format!("The glass is broken: {left} look-ups beyond the limit. Every access is marked and reported.")
+    });
     Ok(Exit::Done)
 }
 

@@ -81,7 +81,7 @@ async fn signal() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Locks the vault when idle, and keeps the floor of trusted time moving.
+/// Ends sessions that are over, tells of what could not be recorded, and keeps the floor of trusted time moving.
 async fn timers(agent: Arc<Agent>, mut shutdown: watch::Receiver<bool>) {
     let mut ticks = 0u32;
     loop {
@@ -92,7 +92,8 @@ async fn timers(agent: Arc<Agent>, mut shutdown: watch::Receiver<bool>) {
         ticks = ticks.wrapping_add(1);
         let (agent, floor) = (Arc::clone(&agent), ticks.is_multiple_of(FLOOR_TICKS));
         let done = tokio::task::spawn_blocking(move || {
-            agent.lock_if_idle();
+            agent.attend();
+            agent.tell_unrecorded();
             if floor && let Err(error) = agent.replica().raise_floor(agent.clock().reading()) {
                 tracing::warn!(%error, "the floor of trusted time could not be stored");
             }

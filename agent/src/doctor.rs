@@ -123,11 +123,15 @@ fn link(agent: &Agent) -> Check {
 
 fn lease(agent: &Agent) -> Check {
     let reading = agent.clock().reading();
-    let now = agent.replica().clock().now(reading).unwrap_or(reading.wall_ms);
-    let left_s = (agent.grant().lease_until_ms - now) / 1000;
     if agent.is_revoked() {
-        check("lease", Result::Failed, "this device has been withdrawn from use".into(), "hand it in")
-    } else if left_s <= 0 {
+        return check("lease", Result::Failed, "this device has been withdrawn from use".into(), "hand it in");
+    }
+    let Some(now) = agent.replica().clock().now(reading) else {
+        let finding = "the present time is not known, so the lease counts as over".into();
+        return check("lease", Result::Failed, finding, "connect to the server once");
+    };
+    let left_s = (agent.grant().lease_until_ms - now) / 1000;
+    if left_s <= 0 {
         check("lease", Result::Failed, "the lease has run out".into(), "connect to the server to renew it")
     } else if left_s < 86_400 {
         check("lease", Result::Warning, format!("locks in {}", show::age(left_s)), "connect to the server to renew it")

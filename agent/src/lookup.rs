@@ -2,7 +2,7 @@
 //! It must not let an answer or a detail out before its event is on stable storage (invariant 3).
 
 use cpis_protocol::answer::{self, Answer, CannotAnswer, CopyState, CopyStatement, ShownFlag};
-use cpis_protocol::audit::{Act, AuditEvent, Moment, Outcome};
+use cpis_protocol::audit::{Act, AuditEvent, Outcome};
 use cpis_protocol::clock::Reading;
 use cpis_protocol::digest::Hash;
 use cpis_protocol::flag::{Flag, FlagKind, Record};
@@ -90,6 +90,7 @@ struct Asked {
 
 /// Asks about one person. Blocks for the memory-hard step and for the disk: not for an async thread.
 pub fn look_up(agent: &Agent, question: &Question) -> Reply {
+    agent.attend();
     let reading = agent.clock().reading();
     let Some(badge) = agent.vault().with(reading.boot_ms, |session| session.badge.clone()) else {
         return refused(CannotAnswer::VaultLocked, None);
@@ -106,13 +107,16 @@ pub fn look_up(agent: &Agent, question: &Question) -> Reply {
         Ok((Answer::OutOfCoverage { .. }, _)) => (Outcome::OutOfCoverage, ""),
         Ok((Answer::CannotAnswer { reason }, _)) | Err(reason) => (Outcome::CannotAnswer, reason.code()),
     };
+    if result.as_ref().err() == Some(&CannotAnswer::RateLimited) && !agent.refusal_is_news(asked.badge.practitioner) {
+        return limited(agent, &asked.badge, refused(CannotAnswer::RateLimited, None));
+    }
     let act = Act::LookUp { number, birth, outcome, reason: Text::lossy(reason) };
-    // From here on the event is durable, or there is no answer.
-    let Ok(look_up) = record(agent, &asked.badge, asked.incident, act) else {
+    // From here on the event is durable, or counted under a break-glass, or there is no answer.
+    let Ok(look_up) = record_or_count(agent, &asked.badge, asked.incident, act) else {
         return refused(CannotAnswer::AuditCannotBeWritten, None);
     };
     match result {
-        Err(reason) => refused(reason, Some(look_up)),
+        Err(reason) => limited(agent, &asked.badge, refused(reason, Some(look_up))),
         Ok((answer, found)) => {
             if let Answer::Flagged { copy } = &answer {
                 let reveal_ms = u64::from(agent.grant().policy.reveal_s) * 1000;
@@ -126,9 +130,25 @@ pub fn look_up(agent: &Agent, question: &Question) -> Reply {
                     return refused(CannotAnswer::VaultLocked, Some(look_up));
                 }
             }
-            Reply { words: words_for(&answer), answer, look_up: Some(look_up) }
+            limited(agent, &asked.badge, Reply { words: words_for(&answer), answer, look_up: Some(look_up) })
         }
     }
+}
+
+/// Adds what the practitioner's limits have to say to an answer: how long to wait, and that the glass is broken.
+fn limited(agent: &Agent, badge: &Badge, mut reply: Reply) -> Reply {
+    let Some(allowance) = agent.allowance(badge.practitioner) else { return reply };
+    if matches!(reply.answer, Answer::CannotAnswer { reason: CannotAnswer::RateLimited }) {
+        reply.words.push(format!("The next look-up is allowed in {} s.", allowance.wait_s.max(1)));
+    }
+    reply.words.extend(glass_words(allowance.break_glass_look_ups));
+    reply
+}
+
+fn glass_words(look_ups: Option<u16>) -> Option<String> {
+    look_ups.map(|left| {
+        format!("The glass is broken: every access is marked and reported. {left} further look-ups are left of it.")
+    })
 }
 
 fn refused(reason: CannotAnswer, look_up: Option<u64>) -> Reply {
@@ -141,6 +161,7 @@ fn search(agent: &Agent, asked: &Asked, area: Option<&str>) -> Result<(Answer, V
     // A copy that may not answer is not worth the memory-hard step.
     admit(agent, agent.clock().reading())?;
     let parameters = agent.replica().view().head.as_ref().map(|head| head.lookup).ok_or(CannotAnswer::NeverSynced)?;
+    agent.quota(asked.badge.practitioner)?;
     let query = Query::nhs_number(asked.number, asked.birth);
     let token = {
         // One at a time: many at once would take all the memory that a tablet has.
@@ -226,6 +247,7 @@ fn keep_visible(record: &mut Record, now_ms: i64) {
 /// # Errors
 /// [`RevealError`]; nothing was shown.
 pub fn reveal(agent: &Agent, look_up: u64, incident: Option<&str>) -> Result<Revealed, RevealError> {
+    agent.attend();
     let reading = agent.clock().reading();
     let locked = RevealError::CannotAnswer(CannotAnswer::VaultLocked);
     let (badge, details) = agent
@@ -237,13 +259,14 @@ pub fn reveal(agent: &Agent, look_up: u64, incident: Option<&str>) -> Result<Rev
     let access_mode = grant.policy.access_mode.and(badge.activity);
     let notifies = access_mode == AccessMode::Unscheduled;
     // Everything that will be shown is put together first: only what is shown is recorded as shown.
-    let (revealed, shown) = details_of(agent, look_up, &found, head, notifies, reading)?;
+    let (mut revealed, shown) = details_of(agent, look_up, &found, head, notifies, reading)?;
     let incident = Text::lossy(incident.unwrap_or_default());
     for one in shown {
         let act = Act::Reveal { look_up, feed: one.feed, blind: one.blind, version: one.version, access_mode };
-        record(agent, &badge, incident, act)
+        record_or_count(agent, &badge, incident, act)
             .map_err(|()| RevealError::CannotAnswer(CannotAnswer::AuditCannotBeWritten))?;
     }
+    revealed.words.extend(glass_words(agent.allowance(badge.practitioner).and_then(|a| a.break_glass_look_ups)));
     Ok(revealed)
 }
 
@@ -318,17 +341,9 @@ fn push_once(words: &mut Vec<String>, text: &str) {
 
 /// Appends an event to the chain and returns its position once it is on stable storage.
 pub(crate) fn record(agent: &Agent, badge: &Badge, incident: Text<16>, act: Act) -> Result<u64, ()> {
-    let event = AuditEvent { practitioner: badge.practitioner, role: badge.role, incident, break_glass: false, act };
-    let reading = agent.clock().reading();
-    let moment = {
-        let view = agent.replica().view();
-        Moment {
-            event_ms: view.clock.now(reading).unwrap_or(reading.wall_ms),
-            anchor_ms: view.beat.as_ref().map_or(0, |beat| beat.issued_ms),
-            gseq: view.head.as_ref().map_or(0, |head| head.gseq),
-            head: view.head.as_ref().map_or([0; 32], cpis_protocol::sign::Verified::hash),
-        }
-    };
+    let break_glass = agent.glass_is_broken(badge.practitioner);
+    let event = AuditEvent { practitioner: badge.practitioner, role: badge.role, incident, break_glass, act };
+    let moment = agent.moment(agent.clock().reading());
     match agent.append(Priority::Routine, &moment, &event) {
         Ok(seq) => Ok(seq),
         Err(error) => {
@@ -336,6 +351,12 @@ pub(crate) fn record(agent: &Agent, badge: &Badge, incident: Text<16>, act: Act)
             Err(())
         }
     }
+}
+
+/// The same for an answer: what the journal does not take is counted instead, where a break-glass is in force, and told
+/// as soon as the journal takes it. Else there is no answer (invariant 3).
+pub(crate) fn record_or_count(agent: &Agent, badge: &Badge, incident: Text<16>, act: Act) -> Result<u64, ()> {
+    record(agent, badge, incident, act).or_else(|()| agent.count_unrecorded(badge.practitioner).map_err(|_| ()))
 }
 
 /// The words that go with an answer.

@@ -80,6 +80,11 @@ pub trait Transport: Send + Sync + 'static {
 pub trait Clock: Send + Sync + 'static {
     /// What the clocks say.
     fn reading(&self) -> Reading;
+
+    /// Milliseconds since boot without those in suspend. A clock that does not know counts suspend as well.
+    fn awake_ms(&self) -> u64 {
+        self.reading().boot_ms
+    }
 }
 
 /// Where the keys of generations live: a file where destroying one is not left to a log-structured store.

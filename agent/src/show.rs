@@ -165,6 +165,20 @@ pub fn status(value: &Value) -> String {
         name => format!("unlocked by {name}"),
     };
     let _ = write!(out, "Vault       {vault}");
+    if let Some(left) = number(value, "/allowance/look_ups") {
+        let wait = number(value, "/allowance/wait_s").filter(|wait| *wait > 0);
+        let wait = wait.map_or_else(String::new, |wait| format!(", the next in {wait} s"));
+        let _ = write!(out, "\nLook-ups    {left} left now{wait}");
+    }
+    if let Some(left) = number(value, "/allowance/break_glass_look_ups") {
+        let until = number(value, "/allowance/break_glass_until_ms").map_or_else(String::new, london);
+        let _ = write!(out, "\nBROKEN GLASS {left} look-ups left of it, until {until}");
+    }
+    let (glasses, unrecorded) = (number(value, "/break_glass_count"), number(value, "/unrecorded_count"));
+    if glasses.unwrap_or(0) > 0 {
+        let (glasses, unrecorded) = (glasses.unwrap_or(0), unrecorded.unwrap_or(0));
+        let _ = write!(out, "\nBreak-glass {glasses} times on this device; {unrecorded} answers were recorded later");
+    }
     if value.pointer("/revoked").and_then(Value::as_bool) == Some(true) {
         let _ = write!(out, "\nREVOKED     this device has been withdrawn from use");
     }

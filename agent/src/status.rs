@@ -8,6 +8,8 @@ use cpis_protocol::policy::{AccessMode, Freshness};
 use cpis_protocol::sync::{pull, push};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Allowance;
+
 /// How far a download is, in cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -99,6 +101,12 @@ pub struct Status {
     pub revoked: bool,
     /// Who has the vault open.
     pub unlocked_by: Option<String>,
+    /// What they may still do.
+    pub allowance: Option<Allowance>,
+    /// How often the glass was broken on this device, ever.
+    pub break_glass_count: u32,
+    /// How many answers could not be recorded when they were given, ever; each is told later.
+    pub unrecorded_count: u32,
     /// The copy.
     pub copy: CopyStatus,
     /// The link.

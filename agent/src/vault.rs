@@ -50,17 +50,23 @@ impl Session {
 pub struct Vault(Mutex<Option<Session>>);
 
 impl Vault {
-    /// Opens the feed keys of a grant for a practitioner. An earlier session ends.
+    /// Opens the feed keys of a grant for a practitioner. An earlier session ends, with all that it had found; its badge
+    /// is returned.
     ///
     /// # Errors
     /// [`Refusal::DoesNotOpen`] when the grant was sealed to another vault.
-    pub fn open(&self, badge: Badge, opening: OpeningKey, grant: &Grant, boot_ms: u64) -> Result<(), Refusal> {
+    pub fn open(
+        &self,
+        badge: Badge,
+        opening: OpeningKey,
+        grant: &Grant,
+        boot_ms: u64,
+    ) -> Result<Option<Badge>, Refusal> {
         let keys = grant.open_keys(&opening)?;
         let idle_ms = u64::from(grant.policy.idle_lock_s) * 1000;
         let session =
             Session { badge, keys, revealable: BTreeMap::new(), opening, idle_ms, last_used_boot_ms: boot_ms };
-        *self.lock_state() = Some(session);
-        Ok(())
+        Ok(self.lock_state().replace(session).map(|before| before.badge.clone()))
     }
 
     /// Ends the session; the badge tells whose it was.
@@ -75,17 +81,27 @@ impl Vault {
         if idle { state.take().map(|session| session.badge.clone()) } else { None }
     }
 
-    /// Opens the keys of a newer grant while somebody works; a badge that is gone from it ends the session.
-    pub fn renew(&self, grant: &Grant, now_ms: i64) {
+    /// Ends the session if its badge is not good any more.
+    pub fn close_if_expired(&self, now_ms: i64) -> Option<Badge> {
         let mut state = self.lock_state();
-        let Some(session) = state.as_mut() else { return };
-        match (grant.badge(&session.badge.practitioner, now_ms), grant.open_keys(&session.opening)) {
+        let over = state.as_ref().is_some_and(|session| now_ms >= session.badge.valid_until_ms);
+        if over { state.take().map(|session| session.badge.clone()) } else { None }
+    }
+
+    /// Opens the keys of a newer grant while somebody works. A badge that is gone from it, or an unknown time, ends the
+    /// session: then its badge is returned.
+    pub fn renew(&self, grant: &Grant, now_ms: Option<i64>) -> Option<Badge> {
+        let mut state = self.lock_state();
+        let session = state.as_mut()?;
+        let badge = now_ms.and_then(|now_ms| grant.badge(&session.badge.practitioner, now_ms));
+        match (badge, grant.open_keys(&session.opening)) {
             (Some(badge), Ok(keys)) => {
                 session.badge = badge.clone();
                 session.keys = keys;
                 session.idle_ms = u64::from(grant.policy.idle_lock_s) * 1000;
+                None
             }
-            _ => *state = None,
+            _ => state.take().map(|session| session.badge.clone()),
         }
     }
 

@@ -38,6 +38,7 @@ pub mod policy;
 pub mod postcode;
 pub mod query;
 pub mod question;
+pub mod quota;
 pub mod refusal;
 pub mod replica;
 pub mod seal;

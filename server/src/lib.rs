@@ -18,6 +18,7 @@ pub mod record;
 pub mod register;
 pub mod serve;
 pub mod service;
+pub mod slots;
 pub mod store;
 pub mod tls;
 pub mod token;

@@ -3,6 +3,7 @@
 
 use cpis_protocol::Refusal;
 
+use super::REASON_MIN;
 use crate::device_secret::DeviceSecretError;
 use crate::journal::JournalError;
 use crate::keyslot::{KeyslotError, PassphraseProblem, VaultError};
@@ -47,6 +48,11 @@ pub enum UnlockError {
     /// The slot does not open.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// The badge and the lease cannot be judged.
+    #[error(
+        "this device does not know what time it is, so it cannot tell whether a badge is good: connect it to the network"
+    )]
+    AgeUnknown,
     /// The grant has no valid badge for the practitioner.
     #[error("there is no valid badge for this practitioner on this device: the operator adds one, then sync")]
     NoBadge,
@@ -76,9 +82,11 @@ impl UnlockError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Vault(VaultError::WrongPassphrase { .. }) => "wrong-passphrase",
-            Self::Vault(VaultError::Closed) => "slot-closed",
+            Self::Vault(VaultError::Wait { .. }) => "wait",
+            Self::Vault(VaultError::Closed | VaultError::JustClosed) => "slot-closed",
             Self::Vault(VaultError::NoSlot) => "no-slot",
             Self::Vault(_) => "vault-failed",
+            Self::AgeUnknown => "age-unknown",
             Self::NoBadge => "no-badge",
             Self::AuditCannotBeWritten => "audit-cannot-be-written",
             Self::Locked => "vault-locked",
@@ -86,6 +94,55 @@ impl UnlockError {
             Self::Withdrawn => "withdrawn",
             Self::SlotInUse => "slot-in-use",
             Self::KeysDoNotOpen => "keys-do-not-open",
+        }
+    }
+}
+
+/// The glass was not broken.
+#[derive(Debug, thiserror::Error)]
+pub enum GlassError {
+    /// It needs an open vault.
+    #[error("nobody has unlocked this device: unlock it first")]
+    Locked,
+    /// No reason, or hardly one.
+    #[error("the reason is too short: say in at least {REASON_MIN} characters why")]
+    ReasonTooShort,
+    /// It does not fit the audit event, or has control characters.
+    #[error("the reason cannot be recorded: at most 64 bytes, on one line")]
+    ReasonTooLong,
+    /// It was not confirmed.
+    #[error("breaking the glass is recorded and reported: confirm it (--yes)")]
+    NotConfirmed,
+    /// Signed policy has none.
+    #[error("there is no break-glass at this site: its signed policy does not allow it")]
+    NotAllowed,
+    /// It is in force, or was not long ago.
+    #[error("the glass was broken not long ago, and look-ups do not add up: wait {wait_s} s")]
+    TooSoon {
+        /// Seconds to wait.
+        wait_s: u32,
+    },
+    /// The present is not known.
+    #[error("this device does not know what time it is: connect it to the network")]
+    AgeUnknown,
+    /// It could not be recorded, or not be stored.
+    #[error("the break-glass could not be recorded, so it is not in force: free some disk space")]
+    NotRecorded,
+}
+
+impl GlassError {
+    /// A stable code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Locked => "vault-locked",
+            Self::ReasonTooShort => "reason-too-short",
+            Self::ReasonTooLong => "reason-too-long",
+            Self::NotConfirmed => "not-confirmed",
+            Self::NotAllowed => "break-glass-not-allowed",
+            Self::TooSoon { .. } => "break-glass-too-soon",
+            Self::AgeUnknown => "age-unknown",
+            Self::NotRecorded => "audit-cannot-be-written",
         }
     }
 }

@@ -2,7 +2,9 @@
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
 mod error;
+mod limits;
 mod report;
+mod sleep;
 mod unlock;
 
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
-use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
+use cpis_protocol::audit::{AuditEvent, Batch, LockCause, Moment, Receipt};
 use cpis_protocol::clock::{Carrier, Reading};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
@@ -35,7 +37,8 @@ use crate::store::SledStore;
 use crate::transport::{HttpTransport, Identity, TransportError};
 use crate::vault::Vault;
 
-pub use self::error::{OpenError, UnlockError};
+pub use self::error::{GlassError, OpenError, UnlockError};
+pub use self::limits::{Allowance, REASON_MIN};
 pub use self::report::{Outbox, WaitingEvent};
 
 /// The keyslot file's name.
@@ -68,6 +71,8 @@ pub struct Agent {
     wake_pull: Notify,
     wake_push: Notify,
     memory_hard: Mutex<()>,
+    people: Mutex<()>,
+    sleep: sleep::Sleep,
     turn: tokio::sync::Mutex<()>,
     _lock: durable::Lock,
 }
@@ -90,7 +95,7 @@ impl Agent {
         let lock = Self::wait_for_lock(&directory.join(LOCK))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
         let secret = DeviceSecret::open_file(&directory.join(DEVICE_SECRET))?;
-        let keyslot = Keyslot::open(&directory.join(KEYSLOT), &secret)?;
+        let mut keyslot = Keyslot::open(&directory.join(KEYSLOT), &secret)?;
         let contents = keyslot.contents();
         // The keyslot's own copy stays where it is; this one signs audit links and the TLS handshake.
         let signer = Signer::from_seed(*contents.signer.seed());
@@ -105,13 +110,15 @@ impl Agent {
             // Nothing acknowledged is in a torn tail: an append returns only after its sync.
             tracing::warn!(bytes = recovery.torn_bytes, "the audit journal had a torn tail, which was cut off");
         }
+        let reading = clock.reading();
+        keyslot.begin_delays(reading.boot_ms);
         let keys = LocalKeys::new(keyslot, &secret);
         let replica = Self::open_replica(directory, &keys, &trust, &grant)?;
-        let reading = clock.reading();
         replica.set_clock_rule(grant.policy.clock_after_restart);
         // A grant is signed time too: it bounds the clock even when the replica had to be set aside.
         replica.observe(grant.issued_ms, Carrier::Stored, reading);
-        Ok(Self {
+        let sleep = sleep::Sleep::new(reading.boot_ms, clock.awake_ms());
+        let this = Self {
             directory: directory.to_path_buf(),
             clock,
             secret,
@@ -129,9 +136,14 @@ impl Agent {
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
             memory_hard: Mutex::new(()),
+            people: Mutex::new(()),
+            sleep,
             turn: tokio::sync::Mutex::new(()),
             _lock: lock,
-        })
+        };
+        // Before anything else is appended, and before a receipt can cover what an earlier process told.
+        this.tell_unrecorded();
+        Ok(this)
     }
 
     /// A command that is just ending is waited for.
@@ -238,6 +250,11 @@ impl Agent {
         self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The turn to open the vault, or to change what practitioners may do.
+    fn people(&self) -> MutexGuard<'_, ()> {
+        self.people.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Rings when a sync is wanted now.
     pub const fn wake_pull(&self) -> &Notify {
         &self.wake_pull
@@ -313,27 +330,42 @@ impl Agent {
     /// # Errors
     /// [`KeyslotError`]; the old grant stays in force.
     pub fn store_grant(&self, grant: Verified<Grant>, asked: Reading) -> Result<(), KeyslotError> {
-        self.keys.keyslot().destroy(|contents| {
+        let closed = self.keys.keyslot().destroy(|contents| {
             contents.grant = grant.bytes().to_vec();
             // A grant from the server itself proves that the device is not withdrawn.
             contents.revoked = false;
-            Ok(())
+            // R162
+            let badged = |who| grant.badges.iter().any(|badge| badge.practitioner == who);
+            Ok(contents.retain_slots(badged))
         })?;
+        if closed > 0 {
+            tracing::info!(closed, "slots of people without a badge were destroyed");
+        }
         self.revoked.store(false, Ordering::Release);
         self.replica.set_clock_rule(grant.policy.clock_after_restart);
         self.replica.observe(grant.issued_ms, Carrier::Live, asked);
         let reading = self.clock.reading();
         let grant = Arc::new(grant);
         // First the grant, then the session: an unlock in between takes the new one.
-        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&grant);
-        self.vault.renew(&grant, self.replica.clock().now(reading).unwrap_or(reading.wall_ms));
+        let before = {
+            let mut current = self.grant.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, Arc::clone(&grant))
+        };
+        let renewed = self.vault.renew(&grant, self.replica.clock().now(reading));
+        // Whoever works under another policy must have been told of it: they unlock anew.
+        let ended = if before.policy == grant.policy { renewed } else { renewed.or_else(|| self.vault.close()) };
+        if let Some(badge) = ended {
+            self.record_lock(&badge, LockCause::Withdrawn);
+        }
         Ok(())
     }
 
     /// The server withdrew this device: nothing is answered any more, also after a restart.
     pub fn set_revoked(&self) {
         self.revoked.store(true, Ordering::Release);
-        self.vault.close();
+        if let Some(badge) = self.vault.close() {
+            self.record_lock(&badge, LockCause::Withdrawn);
+        }
         if let Err(error) = self.keys.keyslot().update(|contents| {
             contents.revoked = true;
             Ok(())

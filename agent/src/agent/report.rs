@@ -46,6 +46,8 @@ impl Agent {
         let outbox = self.outbox();
         // As a statement of its own: no other lock is taken while the keyslot's is held.
         let server = self.keys.keyslot().contents().url.clone();
+        let holder = self.vault.holder();
+        let (break_glass_count, unrecorded_count) = self.exception_counts();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             device: self.device.to_string(),
@@ -56,7 +58,10 @@ impl Agent {
             access_mode: grant.policy.access_mode,
             server,
             revoked: self.is_revoked(),
-            unlocked_by: self.vault.holder().map(|badge| badge.name.to_string()),
+            unlocked_by: holder.as_ref().map(|badge| badge.name.to_string()),
+            allowance: holder.and_then(|badge| self.allowance(badge.practitioner)),
+            break_glass_count,
+            unrecorded_count,
             copy: self.copy_status(&grant),
             link: self.status.get(),
             outbox: OutboxStatus {

@@ -7,7 +7,7 @@ use cpis_protocol::id::PractitionerId;
 use cpis_protocol::text::Text;
 
 use super::{Agent, UnlockError};
-use crate::keyslot::{NewSlot, check_passphrase};
+use crate::keyslot::{NewSlot, VaultError, check_passphrase};
 use crate::lookup;
 
 impl Agent {
@@ -17,25 +17,35 @@ impl Agent {
     /// [`UnlockError`].
     pub fn unlock(&self, practitioner: &str, passphrase: &str) -> Result<Badge, UnlockError> {
         let practitioner = PractitionerId::new(practitioner).map_err(|_| UnlockError::NoBadge)?;
+        // One at a time: attempts at once do not get round the delay, and sessions replace each other in order.
+        let _turn = self.people();
         let grant = self.grant();
-        let reading = self.clock.reading();
-        let now_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);
+        let now_ms = self.now().time_ms.ok_or(UnlockError::AgeUnknown)?;
         let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
         // A device that may not answer has no business with its keys.
         if self.is_revoked() || now_ms >= grant.lease_until_ms {
             return Err(UnlockError::Withdrawn);
         }
-        let opened = self.keys.keyslot().open_vault(practitioner, passphrase);
-        let act = if opened.is_ok() { Act::Unlock } else { Act::UnlockFailed };
-        let recorded = lookup::record(self, &badge, Text::EMPTY, act);
+        let boot_ms = || self.clock.reading().boot_ms;
+        let opened = self.keys.keyslot().open_vault(practitioner, passphrase, boot_ms);
+        let recorded = match &opened {
+            Ok(_) => lookup::record(self, &badge, Text::EMPTY, Act::Unlock),
+            Err(VaultError::WrongPassphrase { .. }) => lookup::record(self, &badge, Text::EMPTY, Act::UnlockFailed),
+            Err(VaultError::JustClosed) => lookup::record(self, &badge, Text::EMPTY, Act::SlotClosed { practitioner }),
+            // Nothing was tried, so there is nothing to record: a queue of refused attempts must not fill the outbox.
+            Err(_) => Ok(0),
+        };
         let opening = opened?;
         recorded.map_err(|()| UnlockError::AuditCannotBeWritten)?;
         // The memory-hard step takes a while: what counts is the grant of now, and its badge.
         let grant = self.grant();
+        let now_ms = self.now().time_ms.ok_or(UnlockError::AgeUnknown)?;
         let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
-        self.vault
-            .open(badge.clone(), opening, &grant, self.clock.reading().boot_ms)
-            .map_err(|_| UnlockError::KeysDoNotOpen)?;
+        let replaced =
+            self.vault.open(badge.clone(), opening, &grant, boot_ms()).map_err(|_| UnlockError::KeysDoNotOpen)?;
+        if let Some(other) = replaced.filter(|other| other.practitioner != practitioner) {
+            self.record_lock(&other, LockCause::Replaced);
+        }
         Ok(badge)
     }
 
@@ -45,9 +55,10 @@ impl Agent {
     /// [`UnlockError`].
     pub fn add_slot(&self, practitioner: &str, passphrase: &str) -> Result<(), UnlockError> {
         let practitioner = PractitionerId::new(practitioner).map_err(|_| UnlockError::NoBadge)?;
+        self.attend();
         let grant = self.grant();
         let reading = self.clock.reading();
-        let now_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);
+        let now_ms = self.now().time_ms.ok_or(UnlockError::AgeUnknown)?;
         grant.badge(&practitioner, now_ms).ok_or(UnlockError::NoBadge)?;
         check_passphrase(passphrase)?;
         let slot = NewSlot {
@@ -74,15 +85,35 @@ impl Agent {
     /// Locks the vault and records it.
     pub fn lock(&self) {
         if let Some(badge) = self.vault.close() {
-            let _ = lookup::record(self, &badge, Text::EMPTY, Act::Lock { cause: LockCause::Touch });
+            self.record_lock(&badge, LockCause::Touch);
         }
     }
 
-    /// Locks the vault if nobody has used it for too long.
-    pub fn lock_if_idle(&self) {
-        if let Some(badge) = self.vault.close_if_idle(self.clock.reading().boot_ms) {
+    /// Records that a session has ended. It has, whether or not that can be recorded.
+    pub(super) fn record_lock(&self, badge: &Badge, cause: LockCause) {
+        if lookup::record(self, badge, Text::EMPTY, Act::Lock { cause }).is_err() {
+            tracing::warn!(?cause, "the end of a session could not be recorded");
+        }
+    }
+
+    /// Ends a session that must not go on: the device slept, nobody used it, or its badge is not good any more.
+    pub fn attend(&self) {
+        let reading = self.clock.reading();
+        if self.sleep.happened(reading.boot_ms, self.clock.awake_ms())
+            && let Some(badge) = self.vault.close()
+        {
+            tracing::info!("the device slept: the vault is locked");
+            self.record_lock(&badge, LockCause::Sleep);
+        }
+        if let Some(badge) = self.vault.close_if_idle(reading.boot_ms) {
             tracing::info!("the vault locked itself");
-            let _ = lookup::record(self, &badge, Text::EMPTY, Act::Lock { cause: LockCause::Idle });
+            self.record_lock(&badge, LockCause::Idle);
+        }
+        if let Some(now_ms) = self.now().time_ms
+            && let Some(badge) = self.vault.close_if_expired(now_ms)
+        {
+            tracing::info!("the badge is not good any more: the vault is locked");
+            self.record_lock(&badge, LockCause::Withdrawn);
         }
     }
 }

@@ -15,6 +15,8 @@
 //! | url | the server's address |
 //! | root | the signed root in force |
 //! | revoked | whether the server withdrew this device |
+//! | usage | for each practitioner: look-ups made, break-glass, answers that could not be recorded |
+//! | counts | how often the glass was broken, and how many answers were not recorded at once, ever |
 
 use std::collections::BTreeMap;
 
@@ -28,6 +30,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::KeyslotError;
 use super::format::BODY_BYTES;
+use super::usage::Usage;
 
 /// Practitioners with a slot, at most.
 pub const VAULT_SLOTS_MAX: usize = 16;
@@ -57,6 +60,9 @@ struct Public {
     url: String,
     root: Vec<u8>,
     revoked: bool,
+    usage: Vec<Usage>,
+    glasses: u32,
+    unrecorded_total: u32,
 }
 
 /// The contents of the keyslot file. Secrets in it are zeroised when dropped and never printed or cloned.
@@ -75,6 +81,12 @@ pub struct Contents {
     pub root: Vec<u8>,
     /// Whether the server withdrew this device: nothing is answered, also after a restart.
     pub revoked: bool,
+    /// What practitioners used of their limits.
+    pub usage: Vec<Usage>,
+    /// How often the glass was broken on this device, ever.
+    pub glasses: u32,
+    /// How many answers were not recorded when they were given, ever.
+    pub unrecorded_total: u32,
     pub(super) vault: SealingKey,
     pub(super) slots: Vec<VaultSlot>,
     local_keys: BTreeMap<(FeedId, u64), Key>,
@@ -98,6 +110,9 @@ impl Contents {
             url: String::new(),
             root: Vec::new(),
             revoked: false,
+            usage: Vec::new(),
+            glasses: 0,
+            unrecorded_total: 0,
             vault,
             slots: Vec::new(),
             local_keys: BTreeMap::new(),
@@ -140,6 +155,13 @@ impl Contents {
         before - self.local_keys.len()
     }
 
+    /// Removes the slots of everybody for whom `keep` is false. Only [`super::Keyslot::destroy`] makes it final.
+    pub fn retain_slots(&mut self, mut keep: impl FnMut(PractitionerId) -> bool) -> usize {
+        let before = self.slots.len();
+        self.slots.retain(|slot| keep(slot.practitioner));
+        before - self.slots.len()
+    }
+
     /// The padded body.
     ///
     /// # Errors
@@ -158,6 +180,9 @@ impl Contents {
             url: self.url.clone(),
             root: self.root.clone(),
             revoked: self.revoked,
+            usage: self.usage.clone(),
+            glasses: self.glasses,
+            unrecorded_total: self.unrecorded_total,
         })?;
         let length = u32::try_from(public.len()).map_err(|_| KeyslotError::Full)?;
         if 4 + public.len() + 32 * (1 + self.local_keys.len()) > BODY_BYTES {
@@ -199,6 +224,9 @@ impl Contents {
             url: public.url,
             root: public.root,
             revoked: public.revoked,
+            usage: public.usage,
+            glasses: public.glasses,
+            unrecorded_total: public.unrecorded_total,
             vault: public.vault,
             slots: public.slots,
             local_keys,
@@ -228,6 +256,7 @@ mod tests {
     use cpis_protocol::text::Text;
 
     use super::*;
+    use crate::keyslot::usage::{Telling, Unrecorded};
 
     fn contents() -> Contents {
         let mut contents = Contents::new(Signer::from_seed([0x11; 32]), [0x22; 32]);
@@ -244,6 +273,13 @@ mod tests {
             attempts: 2,
             created_ms: 7,
         });
+        contents.usage.push(Usage {
+            refusal_told_ms: 9,
+            unrecorded: Unrecorded { count: 2, first_ms: 8, reason: Text::EMPTY },
+            telling: Some(Telling { seq: 3, hash: [0xab; 32], count: 1 }),
+            ..Usage::of(Text::lossy("P1"))
+        });
+        (contents.glasses, contents.unrecorded_total) = (5, 4);
         contents.set_local_key(Text::lossy("E2"), 5, Key::from_bytes([0x77; 32])).unwrap();
         contents
     }
@@ -276,8 +312,26 @@ mod tests {
             "0100000000000000",
             "75", // url
             "0200000000000000",
-            "7273", // root
-            "01",   // revoked
+            "7273",             // root
+            "01",               // revoked
+            "0100000000000000", // one practitioner's usage
+            "50310000000000000000000000000000",
+            "00000000",
+            "0000000000000000", // bucket: used, counted to
+            "0000000000000000",
+            "0000000000000000",
+            "0000",
+            &"00".repeat(64),   // break-glass: began, until, left, reason
+            "0900000000000000", // refusal last recorded
+            "0200",
+            "0800000000000000",
+            &"00".repeat(64), // not recorded: how many, since when, why
+            "01",
+            "0300000000000000",
+            &"ab".repeat(32),
+            "0100",     // being told: as which link, its hash, how many
+            "05000000", // times the glass was broken
+            "04000000", // not recorded in all
         ]
         .concat();
         let length = public.len() / 2;

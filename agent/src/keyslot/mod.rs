@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `format.rs` | the bytes of a slot, frozen in tests |
 //! | `contents.rs` | the body: which keys and what else |
-//! | `vault.rs` | practitioners' slots, counted attempts |
+//! | `vault.rs` | practitioners' slots, counted attempts, the delay after each |
+//! | `usage.rs` | what practitioners used of their limits |
 //! | `passphrase.rs` | what a passphrase must be |
 //!
 //! An update writes the older slot and syncs it; a crash leaves the newer slot, or both. Destroying writes the older
@@ -18,24 +19,28 @@
 mod contents;
 mod format;
 mod passphrase;
+mod usage;
 mod vault;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use cpis_protocol::Refusal;
+use cpis_protocol::id::PractitionerId;
 use cpis_protocol::seal::Key;
 
 pub(crate) use self::contents::secret;
 pub use self::contents::{Contents, LOCAL_KEYS_MAX, VAULT_SLOTS_MAX};
 use self::format::{BadSlot, FILE_BYTES, FLAG_SCRUB, Opened, SLOT_BYTES};
 pub use self::passphrase::{CHARACTERS_MIN, DIGITS_MIN, PassphraseProblem, check_passphrase};
-pub use self::vault::{ATTEMPTS_MAX, NewSlot, SlotStatus, VaultError};
+pub use self::usage::{Telling, USAGE_MAX, Unrecorded, Usage};
+pub use self::vault::{ATTEMPTS_MAX, DELAY_MAX_S, NewSlot, SlotStatus, VaultError};
 use crate::device_secret::DeviceSecret;
 use crate::durable;
 use crate::random::{OsRandom, RandomError};
@@ -95,6 +100,9 @@ pub struct Keyslot {
     /// Which slot holds that generation.
     newest: usize,
     fell_back: bool,
+    /// When each practitioner last gave a wrong passphrase, and when this file was opened, by boot time.
+    tried: BTreeMap<PractitionerId, u64>,
+    since_boot_ms: u64,
 }
 
 impl std::fmt::Debug for Keyslot {
@@ -146,7 +154,17 @@ impl Keyslot {
         let (newest, opened) = newer(slots)?;
         let contents = Contents::from_body(&opened.body).map_err(|_| KeyslotError::Damaged)?;
         let pepper = secret.derive(PEPPER_DOMAIN);
-        let mut this = Self { file, kek, pepper, contents, generation: opened.generation, newest, fell_back };
+        let mut this = Self {
+            file,
+            kek,
+            pepper,
+            contents,
+            generation: opened.generation,
+            newest,
+            fell_back,
+            tried: BTreeMap::new(),
+            since_boot_ms: 0,
+        };
         // What was read may be in the page cache only, if the process before ended between write and sync.
         this.file.sync_data()?;
         if opened.flags & FLAG_SCRUB != 0 {

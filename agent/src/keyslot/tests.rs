@@ -27,6 +27,12 @@ fn vault() -> OpeningKey {
     OpeningKey::from_seed([0x5e; 32])
 }
 
+/// Boot time that goes on by more than any delay at each look.
+fn later() -> u64 {
+    static NOW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NOW.fetch_add(1000 * DELAY_MAX_S, std::sync::atomic::Ordering::Relaxed)
+}
+
 fn new_slot(name: &str) -> NewSlot {
     NewSlot { practitioner: person(name), cost: MemoryHard::SYNTHETIC, synthetic: true, created_ms: 1 }
 }
@@ -193,11 +199,11 @@ fn the_vault_opens_with_its_passphrase_only() {
     let mut keyslot = device.open();
     keyslot.add_vault_slot(new_slot("ann"), "four loose words here", &vault()).unwrap();
     keyslot.add_vault_slot(new_slot("bob"), "quite another passphrase", &vault()).unwrap();
-    let opened = keyslot.open_vault(person("ann"), "four loose words here").unwrap();
+    let opened = keyslot.open_vault(person("ann"), "four loose words here", later).unwrap();
     assert_eq!(opened.expose(), vault().expose());
-    let wrong = keyslot.open_vault(person("ann"), "quite another passphrase");
+    let wrong = keyslot.open_vault(person("ann"), "quite another passphrase", later);
     assert!(matches!(wrong, Err(VaultError::WrongPassphrase { attempts: 1 })));
-    assert!(matches!(keyslot.open_vault(person("eve"), "x"), Err(VaultError::NoSlot)));
+    assert!(matches!(keyslot.open_vault(person("eve"), "x", later), Err(VaultError::NoSlot)));
     // Weak, foreign, too cheap.
     let add =
         |keyslot: &mut Keyslot, slot, passphrase, vault: &OpeningKey| keyslot.add_vault_slot(slot, passphrase, vault);
@@ -220,7 +226,7 @@ fn the_vault_opens_with_its_passphrase_only() {
     assert!(device.holds(&old));
     add(&mut keyslot, new_slot("ann"), "five other loose words here", &vault()).unwrap();
     assert!(!device.holds(&old));
-    assert!(keyslot.open_vault(person("ann"), "five other loose words here").is_ok());
+    assert!(keyslot.open_vault(person("ann"), "five other loose words here", later).is_ok());
     assert!(keyslot.remove_vault_slot(person("bob")).unwrap());
     assert!(!keyslot.remove_vault_slot(person("bob")).unwrap());
     keyslot.destroy_vault().unwrap();
@@ -234,21 +240,21 @@ fn attempts_are_counted_before_and_the_tenth_closes() {
     keyslot.add_vault_slot(new_slot("ann"), "four loose words here", &vault()).unwrap();
     let wrapped = keyslot.contents().slot(person("ann")).unwrap().wrapped.clone();
     for attempts in 1..ATTEMPTS_MAX {
-        let wrong = keyslot.open_vault(person("ann"), "wrong");
+        let wrong = keyslot.open_vault(person("ann"), "wrong", later);
         assert!(matches!(wrong, Err(VaultError::WrongPassphrase { attempts: n }) if n == attempts));
         drop(keyslot);
         keyslot = device.open();
         assert_eq!(keyslot.vault_slots().first().map(|s| (s.attempts, s.closed)), Some((attempts, false)));
     }
     let nine_wrong = device.bytes();
-    assert!(keyslot.open_vault(person("ann"), "four loose words here").is_ok());
+    assert!(keyslot.open_vault(person("ann"), "four loose words here", later).is_ok());
     assert_eq!(keyslot.vault_slots().first().map(|s| s.attempts), Some(0));
     drop(keyslot);
     device.put(&nine_wrong);
     let mut keyslot = device.open();
-    assert!(matches!(keyslot.open_vault(person("ann"), "wrong"), Err(VaultError::Closed)));
+    assert!(matches!(keyslot.open_vault(person("ann"), "wrong", later), Err(VaultError::JustClosed)));
     assert!(!device.holds(&wrapped));
-    assert!(matches!(keyslot.open_vault(person("ann"), "four loose words here"), Err(VaultError::Closed)));
+    assert!(matches!(keyslot.open_vault(person("ann"), "four loose words here", later), Err(VaultError::Closed)));
     drop(keyslot);
     // The power goes after the tenth attempt was counted and before it was made: no eleventh.
     device.put(&nine_wrong);
@@ -261,9 +267,43 @@ fn attempts_are_counted_before_and_the_tenth_closes() {
         .unwrap();
     drop(keyslot);
     let mut keyslot = device.open();
-    assert!(matches!(keyslot.open_vault(person("ann"), "four loose words here"), Err(VaultError::Closed)));
+    assert!(matches!(keyslot.open_vault(person("ann"), "four loose words here", later), Err(VaultError::JustClosed)));
     assert!(!device.holds(&wrapped));
     // A colleague with an open vault sets it up again.
     keyslot.add_vault_slot(new_slot("ann"), "five other loose words here", &vault()).unwrap();
-    assert!(keyslot.open_vault(person("ann"), "five other loose words here").is_ok());
+    assert!(keyslot.open_vault(person("ann"), "five other loose words here", later).is_ok());
+}
+
+#[test]
+fn each_wrong_attempt_slows_the_next_one_and_a_restart_begins_the_delay_anew() {
+    let device = Device::new();
+    let mut keyslot = device.open();
+    keyslot.add_vault_slot(new_slot("ann"), "four loose words here", &vault()).unwrap();
+    keyslot.add_vault_slot(new_slot("bob"), "quite another passphrase", &vault()).unwrap();
+    let mut now = 0;
+    for (attempts, delay_s) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 32), (7, 60), (8, 60)] {
+        let wrong = keyslot.open_vault(person("ann"), "wrong", || now);
+        assert!(matches!(wrong, Err(VaultError::WrongPassphrase { attempts: n }) if n == attempts));
+        // Even the right one, within the delay, is refused, and not counted.
+        let early = keyslot.open_vault(person("ann"), "four loose words here", || now + delay_s * 1000 - 1);
+        assert!(matches!(early, Err(VaultError::Wait { wait_s: 1 })), "{early:?}");
+        assert_eq!(keyslot.vault_slots().first().map(|slot| slot.attempts), Some(attempts));
+        // A colleague's slot is not slowed.
+        assert!(keyslot.open_vault(person("bob"), "quite another passphrase", || now).is_ok());
+        // A restart in the middle: the whole delay, from there.
+        drop(keyslot);
+        keyslot = device.open();
+        now += delay_s * 500;
+        keyslot.begin_delays(now);
+        let early = keyslot.open_vault(person("ann"), "four loose words here", || now + delay_s * 1000 - 1);
+        assert!(matches!(early, Err(VaultError::Wait { wait_s: 1 })), "{early:?}");
+        now += delay_s * 1000;
+    }
+    assert!(keyslot.open_vault(person("ann"), "four loose words here", || now).is_ok());
+    assert!(matches!(
+        keyslot.open_vault(person("ann"), "wrong", || now),
+        Err(VaultError::WrongPassphrase { attempts: 1 })
+    ));
+    assert_eq!(keyslot.destroy(|c| Ok(c.retain_slots(|who| who == person("bob")))).unwrap(), 1);
+    assert!(matches!(keyslot.open_vault(person("ann"), "four loose words here", later), Err(VaultError::NoSlot)));
 }

@@ -16,6 +16,8 @@ use crate::random::OsRandom;
 
 /// After so many failures in a row a slot closes, and its wrapped seed is destroyed.
 pub const ATTEMPTS_MAX: u32 = 10;
+/// After the first wrong attempt the next must wait for a second, then two, four, ..., at most this many.
+pub const DELAY_MAX_S: u64 = 60;
 const ASSOCIATED: &[u8] = b"cpis-edge/1/vault-slot";
 const KEK_DOMAIN: &[u8] = b"cpis-edge/1/vault-kek\0";
 const SEED_DOMAIN: &[u8] = b"cpis-edge/1/vault-seed\0";
@@ -29,6 +31,17 @@ pub enum VaultError {
         /// Failures in a row, this one included.
         attempts: u32,
     },
+    /// The last attempt was wrong, and its delay is not over. This one was not tried, and is not counted.
+    #[error("too soon after a wrong passphrase: wait {wait_s} s and try again")]
+    Wait {
+        /// Seconds to wait.
+        wait_s: u64,
+    },
+    /// This attempt was one too many, and closed the slot.
+    #[error(
+        "wrong passphrase; after {ATTEMPTS_MAX} wrong attempts this slot is now closed: a colleague must unlock and set it up again"
+    )]
+    JustClosed,
     /// Too many failures: somebody else with an open vault, or a new enrolment, must make the slot anew.
     #[error("this slot is closed after {ATTEMPTS_MAX} wrong attempts: a colleague must unlock and set it up again")]
     Closed,
@@ -64,6 +77,16 @@ pub struct SlotStatus {
     pub closed: bool,
     /// When it was made.
     pub created_ms: UnixMs,
+}
+
+/// How long to wait after so many wrong attempts in a row.
+const fn delay_ms(attempts: u32) -> u64 {
+    if attempts == 0 {
+        return 0;
+    }
+    // R161
+    let doubled = if attempts > 16 { DELAY_MAX_S } else { 1 << (attempts - 1) };
+    1000 * if doubled < DELAY_MAX_S { doubled } else { DELAY_MAX_S }
 }
 
 fn slot_key(
@@ -152,11 +175,23 @@ impl Keyslot {
         self.contents().slots.iter().map(status).collect()
     }
 
-    /// Opens the vault with a passphrase. Takes as long as the slot's cost says: not for an async thread.
+    /// Says when this process began: the delay after a wrong attempt of an earlier one begins anew here, so that a
+    /// restart shortens nothing.
+    pub const fn begin_delays(&mut self, boot_ms: u64) {
+        self.since_boot_ms = boot_ms;
+    }
+
+    /// Opens the vault with a passphrase. Takes as long as the slot's cost says: not for an async thread. `boot_ms` is
+    /// read here, under the one turn that the caller holds, so that attempts at once do not get round the delay.
     ///
     /// # Errors
     /// [`VaultError`].
-    pub fn open_vault(&mut self, practitioner: PractitionerId, passphrase: &str) -> Result<OpeningKey, VaultError> {
+    pub fn open_vault(
+        &mut self,
+        practitioner: PractitionerId,
+        passphrase: &str,
+        boot_ms: impl Fn() -> u64,
+    ) -> Result<OpeningKey, VaultError> {
         let slot = self.contents().slot(practitioner).ok_or(VaultError::NoSlot)?.clone();
         if slot.wrapped.is_empty() {
             return Err(VaultError::Closed);
@@ -164,7 +199,12 @@ impl Keyslot {
         if slot.attempts >= ATTEMPTS_MAX {
             // The power went after the last attempt was counted and before the slot was closed.
             self.close(practitioner)?;
-            return Err(VaultError::Closed);
+            return Err(VaultError::JustClosed);
+        }
+        let last = self.tried.get(&practitioner).copied().unwrap_or(self.since_boot_ms);
+        let wait_ms = delay_ms(slot.attempts).saturating_sub(boot_ms().saturating_sub(last));
+        if wait_ms > 0 {
+            return Err(VaultError::Wait { wait_s: wait_ms.div_ceil(1000) });
         }
         let attempts = slot.attempts + 1;
         // A crash behind this leaves an attempt counted that was perhaps never made, and never the other way round.
@@ -184,11 +224,13 @@ impl Keyslot {
             }
             return Ok(secret(&seed, OpeningKey::from_seed));
         }
+        // The memory-hard step is over: the delay begins now.
+        self.tried.insert(practitioner, boot_ms());
         if attempts < ATTEMPTS_MAX {
             return Err(VaultError::WrongPassphrase { attempts });
         }
         self.close(practitioner)?;
-        Err(VaultError::Closed)
+        Err(VaultError::JustClosed)
     }
 
     fn set_attempts(&mut self, practitioner: PractitionerId, attempts: u32) -> Result<(), KeyslotError> {

@@ -1,0 +1,92 @@
+//! What a practitioner used of the limits on this device, and what could not be recorded yet.
+//! It must not hold anything about a person who was looked up.
+
+use cpis_protocol::digest::Hash;
+use cpis_protocol::id::{PractitionerId, UnixMs};
+use cpis_protocol::quota::{Bucket, Glass};
+use cpis_protocol::text::Text;
+use serde::{Deserialize, Serialize};
+
+use super::{Contents, KeyslotError};
+
+/// Practitioners whose use is remembered, at most.
+pub const USAGE_MAX: usize = 32;
+
+/// Answers that were given under break-glass while nothing could be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unrecorded {
+    /// How many; zero: none.
+    pub count: u16,
+    /// When the first of them was given.
+    pub first_ms: UnixMs,
+    /// Why the glass was broken.
+    pub reason: Text<64>,
+}
+
+/// An attempt to tell of them in the audit chain: stored before the link, so that a crash neither loses nor doubles it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Telling {
+    /// The position of the link.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: Hash,
+    /// How many answers it tells of.
+    pub count: u16,
+}
+
+/// One practitioner's use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Who.
+    pub practitioner: PractitionerId,
+    /// Look-ups made.
+    pub bucket: Bucket,
+    /// The last break-glass.
+    pub glass: Glass,
+    /// When a refused look-up was last recorded.
+    pub refusal_told_ms: UnixMs,
+    /// What the audit chain does not tell yet.
+    pub unrecorded: Unrecorded,
+    /// The attempt to tell it.
+    pub telling: Option<Telling>,
+}
+
+impl Usage {
+    /// Nothing used yet.
+    #[must_use]
+    pub fn of(practitioner: PractitionerId) -> Self {
+        Self {
+            practitioner,
+            bucket: Bucket::default(),
+            glass: Glass::default(),
+            refusal_told_ms: 0,
+            unrecorded: Unrecorded { count: 0, first_ms: 0, reason: Text::EMPTY },
+            telling: None,
+        }
+    }
+}
+
+impl Contents {
+    /// A practitioner's use.
+    #[must_use]
+    pub fn usage(&self, practitioner: PractitionerId) -> Usage {
+        self.usage.iter().find(|usage| usage.practitioner == practitioner).copied().unwrap_or(Usage::of(practitioner))
+    }
+
+    /// Stores a practitioner's use. For a new one an entry that `forget` allows gives way where there is no room.
+    ///
+    /// # Errors
+    /// [`KeyslotError::Full`].
+    pub fn set_usage(&mut self, usage: Usage, forget: impl Fn(&Usage) -> bool) -> Result<(), KeyslotError> {
+        if let Some(known) = self.usage.iter_mut().find(|known| known.practitioner == usage.practitioner) {
+            *known = usage;
+            return Ok(());
+        }
+        if self.usage.len() >= USAGE_MAX {
+            let at = self.usage.iter().position(forget).ok_or(KeyslotError::Full)?;
+            self.usage.swap_remove(at);
+        }
+        self.usage.push(usage);
+        Ok(())
+    }
+}

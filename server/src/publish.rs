@@ -229,7 +229,8 @@ impl<'a, T: Tx> Run<'a, T> {
         let (from, to) = (published_gseq(tx)?, tx.last_gseq()?);
         let parameters = token::fingerprint(&lookup)?;
         let published = Published { gseq: to, ..Published::default() };
-        let mut run = Self { tx, keys, lookup, parameters, now_ms, authorities, feeds, from, published, moved: BTreeSet::new() };
+        let mut run =
+            Self { tx, keys, lookup, parameters, now_ms, authorities, feeds, from, published, moved: BTreeSet::new() };
         run.make_feeds()?;
         Ok(run)
     }

@@ -10,7 +10,7 @@ use cpis_protocol::query::{Path, Query};
 use cpis_protocol::question;
 use cpis_protocol::seal::Key;
 
-use crate::port::{Feeds as _, Person, PersonId, StoreError, Tx};
+use crate::port::{Person, PersonId, StoreError, Tx};
 
 /// The questions under which a person is filed; the first is by NHS number.
 #[must_use]

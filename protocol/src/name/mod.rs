@@ -1,7 +1,7 @@
 //! Names of people in the one form that the register and a device compare, so that case, accents, hyphens, apostrophes
 //! and short forms do not hide a child. It must not guess: what the rules do not bring to A to Z is no name here.
 //!
-//! These rules are part of format 1 and frozen by vectors (R160 to R166). A change of any of them, or of a table, is
+//! These rules are part of format 1 and frozen by vectors (R180 to R186). A change of any of them, or of a table, is
 //! another question for the same person, so it takes a new path number. New versions of Unicode cannot change them:
 //! its stability policy keeps the decomposition of every assigned character.
 
@@ -58,12 +58,27 @@ fn words(text: &str) -> Result<Vec<Word>, Refusal> {
         });
     }
     if foreign {
-        return Err(Refusal::Malformed); // R160
+        return Err(Refusal::Malformed); // R180
     }
     if !word.is_empty() {
         words.push(word);
     }
     Ok(words)
+}
+
+/// A name as the audit keeps it: its words in capitals A to Z, with a space between two.
+///
+/// # Errors
+/// [`Refusal::TooLarge`], [`Refusal::Malformed`]: too long, or with letters that do not fold to A to Z.
+pub fn plain(text: &str) -> Result<Zeroizing<String>, Refusal> {
+    let mut out = new_word();
+    for word in words(text)? {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(&word);
+    }
+    Ok(out)
 }
 
 /// With room for any name that is taken, so that no half-written copy is left behind by growing.

@@ -189,12 +189,7 @@ pub trait Register {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn without_token(
-        &self,
-        parameters: &[u8; 32],
-        above: PersonId,
-        limit: usize,
-    ) -> Result<Vec<PersonId>, StoreError>;
+    fn without_token(&self, parameters: &[u8; 32], above: PersonId, limit: usize) -> Result<Vec<PersonId>, StoreError>;
 
     /// How many persons have no tokens under these parameters.
     ///

@@ -102,8 +102,9 @@ impl Feeds for SqliteTx<'_> {
     }
 
     fn seats(&self, person: PersonId, feed: FeedId) -> Result<Vec<(Hash, u32)>, StoreError> {
-        let mut statement =
-            self.0.prepare_cached("SELECT question, seat FROM seat WHERE person = ?1 AND feed = ?2 ORDER BY question")?;
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT question, seat FROM seat WHERE person = ?1 AND feed = ?2 ORDER BY question")?;
         let rows = statement.query_map((person, feed.as_str()), |row| <(Vec<u8>, u32)>::try_from(row))?;
         rows.map(|row| {
             let (question, seat) = row?;

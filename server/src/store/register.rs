@@ -4,7 +4,7 @@
 use cpis_protocol::flag::FlagKind;
 use cpis_protocol::id::{AuthorityCode, RegisterSeq, UnixMs};
 use cpis_protocol::nhs::{Date, NhsNumber};
-use rusqlite::{OptionalExtension as _, Row};
+use rusqlite::OptionalExtension as _;
 
 use super::{SqliteTx, array, name, signed, unsigned};
 use crate::port::{AuthorityEntry, IngestRow, Person, PersonId, PersonPlan, Register, RegisterCounts, StoreError};
@@ -201,12 +201,7 @@ impl Register for SqliteTx<'_> {
         Ok(())
     }
 
-    fn without_token(
-        &self,
-        parameters: &[u8; 32],
-        above: PersonId,
-        limit: usize,
-    ) -> Result<Vec<PersonId>, StoreError> {
+    fn without_token(&self, parameters: &[u8; 32], above: PersonId, limit: usize) -> Result<Vec<PersonId>, StoreError> {
         let mut statement = self.0.prepare_cached(
             "SELECT id FROM person
              WHERE id > ?2 AND NOT EXISTS (SELECT 1 FROM token WHERE token.person = id AND slot = 0 AND parameters = ?1)

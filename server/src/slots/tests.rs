@@ -1,7 +1,7 @@
 //! Places among those who share a question: stable, never shared, and given to who waits.
 
 use super::*;
-use crate::port::{PersonPlan, Register as _, Store as _};
+use crate::port::{PersonPlan, Store as _};
 use crate::store::SqliteStore;
 use cpis_protocol::flag::FlagKind;
 use cpis_protocol::nhs::{Date, NhsNumber};

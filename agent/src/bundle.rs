@@ -100,7 +100,7 @@ pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<(), BundleError> 
     agent.mark_moved();
     match outcome {
         Outcome::UpToDate => Ok(()),
-        outcome @ (Outcome::Failed(_) | Outcome::Refused(_) | Outcome::StoreFailed) => {
+        outcome @ (Outcome::Failed(_) | Outcome::Refused(_) | Outcome::StoreFailed | Outcome::KeyMissing) => {
             Err(BundleError::NotTakenIn(outcome))
         }
     }

@@ -72,7 +72,7 @@ pub async fn pull_once<T: Transport>(
             pull::Effect::Stage(chunks) => stored(building(agent, move |a| a.replica().stage(chunks)).await),
             pull::Effect::Apply(plan) => {
                 let asked_ms = plan.asked_ms;
-                match building(agent, move |a| a.replica().apply(*plan, carrier, asked(a, asked_ms))).await {
+                match building(agent, move |a| a.apply(*plan, carrier, asked(a, asked_ms))).await {
                     Some(Ok(result)) => pull::Input::Applied(result),
                     Some(Err(error)) => {
                         tracing::error!(%error, "the new copy could not be stored");

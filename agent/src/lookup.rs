@@ -252,7 +252,7 @@ fn find(
     let view = agent.replica().view();
     let copy = statement(&view, age_s, freshness).ok_or(CannotAnswer::NeverSynced)?;
     let now_ms = view.clock.now(reading).ok_or(CannotAnswer::AgeUnknown)?;
-    let mut found = agent
+    let (found, covered) = agent
         .vault()
         .with(reading.boot_ms, |session| {
             // Somebody else may have unlocked meanwhile: an answer is for who asked.
@@ -260,18 +260,24 @@ fn find(
             own.then(|| {
                 let mut all = Vec::new();
                 for (question, token) in tokens.iter().enumerate() {
-                    let found = view.find(agent.replica().store(), &session.keys, token)?;
-                    all.extend(found.into_iter().map(|one| (question, one)));
+                    match view.find(agent.replica().store(), &session.keys, token) {
+                        Ok(found) => all.extend(found.into_iter().map(|one| (question, one))),
+                        Err(reason) => return (Err(reason), false),
+                    }
                 }
-                Ok(all)
+                (Ok(all), view.covered_by(&session.keys))
             })
         })
         .flatten()
-        .ok_or(CannotAnswer::VaultLocked)??;
+        .ok_or(CannotAnswer::VaultLocked)?;
+    let mut found = found?;
     for (_, one) in &mut found {
         keep_visible(&mut one.record, now_ms);
     }
     found.retain(|(_, one)| !one.record.flags.is_empty());
+    if found.is_empty() && !covered {
+        return Err(CannotAnswer::KeyMissing); // R79
+    }
     Ok((copy, found))
 }
 
@@ -395,7 +401,10 @@ pub(crate) fn record(agent: &Agent, badge: &Badge, incident: Text<16>, act: Act)
     let break_glass = agent.glass_is_broken(badge.practitioner);
     let event = AuditEvent { practitioner: badge.practitioner, role: badge.role, incident, break_glass, act };
     let moment = agent.moment(agent.clock().reading());
-    match agent.append(Priority::Routine, &moment, &event) {
+    // Where the site has a break-glass, it must be reachable when the journal is full: the vault can still be opened.
+    let reachable = matches!(event.act, Act::Unlock) && agent.grant().policy.break_glass_look_ups > 0;
+    let priority = if reachable { Priority::Emergency } else { Priority::Routine };
+    match agent.append(priority, &moment, &event) {
         Ok(seq) => Ok(seq),
         Err(error) => {
             tracing::error!(%error, "an audit event could not be written");

@@ -169,6 +169,9 @@ pub fn describe(outcome: pull::Outcome) -> String {
         pull::Outcome::Failed(failure) => describe_failure(failure).into(),
         pull::Outcome::Refused(refusal) => format!("refused ({}): {refusal}", refusal.code()),
         pull::Outcome::StoreFailed => "the new copy could not be stored: is the disk full?".into(),
+        pull::Outcome::KeyMissing => {
+            "the newest copy needs keys that this device has not been granted yet: connect to the server; the present copy stands".into()
+        }
     }
 }
 

@@ -60,13 +60,22 @@ impl Session {
     }
 }
 
+fn keys_of(grant: &Grant, previous: Option<&Grant>, opening: &OpeningKey) -> Result<FeedKeys, Refusal> {
+    let keys = grant.open_keys(opening)?;
+    // A previous grant that does not open takes nothing from the newest.
+    Ok(match previous.and_then(|previous| previous.open_keys(opening).ok()) {
+        Some(older) => keys.and(older),
+        None => keys,
+    })
+}
+
 /// The vault of the device: open or not.
 #[derive(Debug, Default)]
 pub struct Vault(Mutex<Option<Session>>);
 
 impl Vault {
-    /// Opens the feed keys of a grant for a practitioner. An earlier session ends, with all that it had found; its badge
-    /// is returned.
+    /// Opens the feed keys of a grant, and of the previous one while the copy needs it, for a practitioner. An earlier
+    /// session ends, with all that it had found; its badge is returned.
     ///
     /// # Errors
     /// [`Refusal::DoesNotOpen`] when the grant was sealed to another vault.
@@ -75,9 +84,10 @@ impl Vault {
         badge: Badge,
         opening: OpeningKey,
         grant: &Grant,
+        previous: Option<&Grant>,
         boot_ms: u64,
     ) -> Result<Option<Badge>, Refusal> {
-        let keys = grant.open_keys(&opening)?;
+        let keys = keys_of(grant, previous, &opening)?;
         let idle_ms = u64::from(grant.policy.idle_lock_s) * 1000;
         let session =
             Session { badge, keys, revealable: BTreeMap::new(), opening, idle_ms, last_used_boot_ms: boot_ms };
@@ -105,11 +115,11 @@ impl Vault {
 
     /// Opens the keys of a newer grant while somebody works. A badge that is gone from it, or an unknown time, ends the
     /// session: then its badge is returned.
-    pub fn renew(&self, grant: &Grant, now_ms: Option<i64>) -> Option<Badge> {
+    pub fn renew(&self, grant: &Grant, previous: Option<&Grant>, now_ms: Option<i64>) -> Option<Badge> {
         let mut state = self.lock_state();
         let session = state.as_mut()?;
         let badge = now_ms.and_then(|now_ms| grant.badge(&session.badge.practitioner, now_ms));
-        match (badge, grant.open_keys(&session.opening)) {
+        match (badge, keys_of(grant, previous, &session.opening)) {
             (Some(badge), Ok(keys)) => {
                 session.badge = badge.clone();
                 session.keys = keys;

@@ -6,6 +6,7 @@ use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
 
 use crate::cell::FeedKey;
+use crate::head::{FeedState, Head};
 use crate::id::{DeviceId, Epoch, FeedId, PractitionerId, ScopeId, SiteId, UnixMs};
 use crate::policy::{AccessMode, Policy};
 use crate::seal::{self, Key, OpeningKey, SealingKey};
@@ -38,7 +39,7 @@ pub struct GrantedFeed {
     pub feed: FeedId,
     /// The identity of its log.
     pub epoch: Epoch,
-    /// The current key's number; older ones may be in the sealed keys too.
+    /// The number of the key; each key that is inside is listed.
     pub key_id: u32,
 }
 
@@ -104,6 +105,37 @@ impl FeedKeys {
     pub fn holds(&self, feed: FeedId, epoch: Epoch, key_id: u32) -> bool {
         self.0.iter().any(|k| k.feed == feed && k.epoch == epoch && k.key_id == key_id)
     }
+
+    /// Whether every key is held under which a live cell of this state may be sealed: else a miss means nothing.
+    #[must_use]
+    pub fn cover(&self, state: &FeedState) -> bool {
+        covers(self.0.iter().map(|k| (k.feed, k.epoch, k.key_id)), state)
+    }
+
+    /// These keys, and those of `older` that are not among them.
+    #[must_use]
+    pub fn and(mut self, older: Self) -> Self {
+        for key in older.0 {
+            if !self.holds(key.feed, key.epoch, key.key_id) {
+                self.0.push(key);
+            }
+        }
+        self
+    }
+}
+
+/// Whether the named keys are all from the oldest in use to the current one. Counts the keys that are there and not the
+/// numbers that a head names: those may be any.
+fn covers(keys: impl Iterator<Item = (FeedId, Epoch, u32)>, state: &FeedState) -> bool {
+    // R79
+    let mut held: Vec<u32> = keys
+        .filter(|(feed, epoch, _)| *feed == state.feed && *epoch == state.epoch)
+        .map(|(_, _, key_id)| key_id)
+        .filter(|key_id| (state.oldest_key_id..=state.key_id).contains(key_id))
+        .collect();
+    held.sort_unstable();
+    held.dedup();
+    held.len() as u64 == u64::from(state.key_id.saturating_sub(state.oldest_key_id)) + 1
 }
 
 /// Seals feed keys to a device's vault. The device and its scope are bound in.
@@ -174,6 +206,13 @@ impl Grant {
     #[must_use]
     pub fn grants(&self, feed: FeedId, epoch: Epoch, key_id: u32) -> bool {
         self.feeds.contains(&GrantedFeed { feed, epoch, key_id })
+    }
+
+    /// Whether the sealed keys hold all that the cells of this head may be sealed under: what the courier can see of it.
+    #[must_use]
+    pub fn covers(&self, head: &Head) -> bool {
+        let keys = |feed: &GrantedFeed| (feed.feed, feed.epoch, feed.key_id);
+        head.feeds.iter().all(|state| covers(self.feeds.iter().map(keys), state))
     }
 
     /// The badge of a practitioner, if it is good now.

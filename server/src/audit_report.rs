@@ -32,6 +32,12 @@ pub struct EventLine {
     pub gseq: u64,
     /// `look-up`, `reveal`, ...; `sealed` when it was not or could not be opened.
     pub act: &'static str,
+    /// Whether it happened under break-glass.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
+    /// How many look-ups a break-glass allows, or how many answers were told of later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u16>,
     /// Who.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub practitioner: Option<String>,
@@ -185,6 +191,8 @@ fn line(chain: &ChainRow, row: &LinkRow, event: Option<&AuditEvent>, show_person
         delay_s: delay(row.link.event_ms()),
         gseq: row.link.gseq(),
         act: event.map_or("sealed", |event| event.act.name()),
+        break_glass: event.is_some_and(|event| event.break_glass),
+        count: None,
         practitioner: event.map(|event| event.practitioner.into()),
         role: event.map(|event| event.role.into()),
         incident: event.filter(|event| !event.incident.is_empty()).map(|event| event.incident.into()),
@@ -225,13 +233,27 @@ fn line(chain: &ChainRow, row: &LinkRow, event: Option<&AuditEvent>, show_person
             line.feed = Some((*feed).into());
             line.notification = Some(notification(*access_mode));
         }
+        Some(Act::BreakGlass { reason, look_ups }) => {
+            line.reason = Some((*reason).into());
+            line.count = Some(*look_ups);
+        }
+        Some(Act::Unrecorded { count, reason, .. }) => {
+            line.reason = Some((*reason).into());
+            line.count = Some(*count);
+        }
+        Some(Act::Lock { cause }) => line.reason = word(cause),
         Some(_) | None => {}
     }
     line
 }
 
+/// The frozen word of a plain variant.
+fn word(value: &impl Serialize) -> Option<String> {
+    serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
+}
+
 fn outcome_text(outcome: &audit::Outcome) -> String {
-    serde_json::to_value(outcome).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+    word(outcome).unwrap_or_default()
 }
 
 /// Verifies every chain again: each signature, each hash, no gap, and the end where the receipts said.

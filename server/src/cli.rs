@@ -48,6 +48,9 @@ pub(crate) enum Command {
     /// Name the lists of feeds that kinds of sites need
     #[command(subcommand)]
     Scope(command::scope::ScopeCommand),
+    /// Feed keys: list them, rotate them, seal feeds anew
+    #[command(subcommand)]
+    Feed(command::feed::FeedCommand),
     /// Sites, and the policy that their devices get
     #[command(subcommand)]
     Site(command::site::SiteCommand),
@@ -64,6 +67,8 @@ pub(crate) enum Command {
     Bundle(command::bundle::BundleArgs),
     /// Serve devices until told to stop
     Serve(command::serve::Serve),
+    /// Show what a guess costs at the parameters in force: a look-up, an index, a dump of the register
+    Price(command::price::PriceArgs),
     /// Show what this server holds
     Status,
 }

@@ -43,6 +43,10 @@ pub struct Config {
     pub tick_s: u16,
     /// Days for which a device's certificate is good.
     pub certificate_days: u16,
+    /// Days after which a feed gets a new key for new cells.
+    pub feed_key_days: u16,
+    /// Hours after such a rotation until the whole feed is sealed anew; 0: at once.
+    pub reseal_hours: u16,
     /// Connections at once; further ones wait.
     pub connections_max: u32,
 }
@@ -58,6 +62,8 @@ impl Default for Config {
             beat_every_s: 60,
             tick_s: 60,
             certificate_days: 90,
+            feed_key_days: 30,
+            reseal_hours: 24,
             connections_max: 4096,
         }
     }
@@ -85,6 +91,9 @@ impl Config {
             return Err("url must look like https://cpis.example.nhs.uk:8443, without a path");
         }
         let positive = [self.poll_s, self.beat_valid_hours, self.beat_every_s, self.tick_s, self.certificate_days];
+        if self.feed_key_days == 0 {
+            return Err("feed_key_days: at least 1");
+        }
         if positive.contains(&0) || self.connections_max == 0 {
             return Err(
                 "poll_s, beat_valid_hours, beat_every_s, tick_s, certificate_days, connections_max: at least 1",

@@ -25,7 +25,7 @@ use crate::token::{self, TokenError};
 use crate::{entropy, record, slots};
 
 /// Persons read at once.
-const PAGE: usize = 1024;
+pub(crate) const PAGE: usize = 1024;
 
 /// Why nothing was published. What was published before stands.
 #[derive(Debug, thiserror::Error)]
@@ -181,14 +181,14 @@ pub fn open_feed_key(storage: &Key, log: CellLog, key_id: u32, sealed: &[u8]) ->
 }
 
 /// A feed while it is written to.
-struct OpenFeed {
-    row: FeedRow,
-    key: FeedKey,
-    touched: bool,
+pub(crate) struct OpenFeed {
+    pub(crate) row: FeedRow,
+    pub(crate) key: FeedKey,
+    pub(crate) touched: bool,
 }
 
 impl OpenFeed {
-    const fn log(&self) -> CellLog {
+    pub(crate) const fn log(&self) -> CellLog {
         CellLog { feed: self.row.feed, epoch: self.row.epoch }
     }
 
@@ -199,14 +199,15 @@ impl OpenFeed {
     }
 }
 
-struct Run<'a, T: Tx> {
-    tx: &'a T,
-    keys: &'a ServerKeys,
+/// One publication under way: feeds move on in it, and every head that changed is signed at its end.
+pub(crate) struct Run<'a, T: Tx> {
+    pub(crate) tx: &'a T,
+    pub(crate) keys: &'a ServerKeys,
     lookup: LookupParameters,
-    parameters: Hash,
-    now_ms: UnixMs,
-    authorities: BTreeMap<u16, AuthorityEntry>,
-    feeds: BTreeMap<FeedId, OpenFeed>,
+    pub(crate) parameters: Hash,
+    pub(crate) now_ms: UnixMs,
+    pub(crate) authorities: BTreeMap<u16, AuthorityEntry>,
+    pub(crate) feeds: BTreeMap<FeedId, OpenFeed>,
     from: RegisterSeq,
     published: Published,
     /// Who waits for a place that has fallen free.
@@ -214,7 +215,12 @@ struct Run<'a, T: Tx> {
 }
 
 impl<'a, T: Tx> Run<'a, T> {
-    fn begin(tx: &'a T, keys: &'a ServerKeys, lookup: LookupParameters, now_ms: UnixMs) -> Result<Self, PublishError> {
+    pub(crate) fn begin(
+        tx: &'a T,
+        keys: &'a ServerKeys,
+        lookup: LookupParameters,
+        now_ms: UnixMs,
+    ) -> Result<Self, PublishError> {
         let authorities: BTreeMap<_, _> =
             tx.authorities()?.into_iter().map(|authority| (authority.number, authority)).collect();
         let mut feeds = BTreeMap::new();
@@ -247,13 +253,13 @@ impl<'a, T: Tx> Run<'a, T> {
             let key = Key::random(&mut entropy::system());
             let sealed = self.keys.storage.seal(&feed_key_aad(log, 1), key.expose(), &mut entropy::system())?;
             self.tx.put_feed(&row)?;
-            self.tx.put_feed_key(log, 1, &sealed)?;
+            self.tx.put_feed_key(log, 1, &sealed, self.now_ms)?;
             self.feeds.insert(feed, OpenFeed { row, key: FeedKey(key), touched: false });
         }
         Ok(())
     }
 
-    fn persons(&mut self, tick: &mut dyn FnMut(Step)) -> Result<(), PublishError> {
+    pub(crate) fn persons(&mut self, tick: &mut dyn FnMut(Step)) -> Result<(), PublishError> {
         let total = self.tx.count_changed_after(self.from)?;
         let (mut above, mut done) = (PersonId::MIN, 0);
         loop {
@@ -290,7 +296,7 @@ impl<'a, T: Tx> Run<'a, T> {
         Ok(())
     }
 
-    fn put(
+    pub(crate) fn put(
         &mut self,
         id: PersonId,
         person: &Person,
@@ -360,7 +366,7 @@ impl<'a, T: Tx> Run<'a, T> {
         ))
     }
 
-    fn finish(mut self) -> Result<Published, PublishError> {
+    pub(crate) fn finish(mut self) -> Result<Published, PublishError> {
         for open in self.feeds.values_mut().filter(|open| open.touched) {
             let mut hasher = TreeHasher::default();
             let log = open.log();

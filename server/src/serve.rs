@@ -17,6 +17,7 @@ use tower::ServiceExt as _;
 use crate::http::{self, Peer};
 use crate::port::Store;
 use crate::publish::{self, PublishError};
+use crate::rekey::{self, Rekey};
 use crate::service::Service;
 use crate::tls::{self, ServerCertificate, TlsError};
 
@@ -140,11 +141,27 @@ fn housekeeping<S: Store>(service: &Service<S>, certificate: &ServerCertificate)
     if let Err(error) = certificate.renew(service.keys(), now_ms) {
         tracing::error!(%error, "the server certificate was not renewed");
     }
+    if let Err(error) = rekey_due(service, now_ms) {
+        tracing::error!(%error, "feed keys were not renewed; the keys before stay in use");
+    }
     match maintain(service, now_ms) {
         Ok(0) => {}
         Ok(cells) => tracing::info!(cells, "published"),
         Err(error) => tracing::error!(%error, "nothing was published; what was published before stands"),
     }
+}
+
+/// Rotates and re-seals the feeds whose time it is; gives what was done.
+///
+/// # Errors
+/// [`PublishError`].
+pub fn rekey_due<S: Store>(service: &Service<S>, now_ms: i64) -> Result<Rekey, PublishError> {
+    let plan = rekey::due(&**service.store(), service.config(), now_ms)?;
+    if !plan.is_empty() {
+        rekey::run(&**service.store(), service.keys(), &plan, now_ms, &mut |_| ())?;
+        tracing::info!(rotated = plan.rotate.len(), resealed = plan.reseal.len(), "feed keys renewed");
+    }
+    Ok(plan)
 }
 
 /// Expires and publishes; gives the number of cells that were published.

@@ -7,11 +7,13 @@
 //! | `library.rs` | look-up and apply through the library |
 //! | `disk.rs` | the audit journal against the bare disk |
 //! | `wire.rs` | bytes on the wire between the real programs, counted at `net.rs` |
+//! | `enumeration.rs` | the price of a guess, and of listing a copy |
 //! | `register.rs` | sizes of the programs, a national register, the memory-hard step |
 //! | `fleet.rs` | the deployment that these share |
 //! | `report.rs` | how figures are printed |
 
 pub mod disk;
+pub mod enumeration;
 pub mod fleet;
 pub mod library;
 pub mod live;

@@ -126,6 +126,8 @@ impl Site {
     pub fn add_site(&self, name: &str, rules: &SiteRules) -> anyhow::Result<()> {
         let mut command = self.command()?;
         command.args(["site", "add", name, "--access-mode", if rules.silent { "silent" } else { "unscheduled" }]);
+        // These scenes ask hundreds of times within a second; the limit has a scene of its own.
+        command.args(["--look-ups-at-once", "65535", "--seconds-per-look-up", "1"]);
         if let Some((fresh, ageing, stale)) = rules.bands {
             command.args(["--fresh-s", &fresh.to_string(), "--ageing-s", &ageing.to_string()]);
             command.args(["--stale-s", &stale.to_string()]);

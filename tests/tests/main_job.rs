@@ -111,7 +111,7 @@ fn asked_offline_and_told_exactly_once() {
         "look-up cannot-answer number-outside-range",
         "look-up cannot-answer number-outside-range",
         "look-up out-of-coverage",
-        "lock",
+        "lock touch",
         "unlock",
     ];
     assert_eq!(kinds(&events), expected);

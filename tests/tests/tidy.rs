@@ -136,3 +136,27 @@ fn nothing_is_left_open_or_skipped() {
         }
     }
 }
+
+/// Invariant 9, first half: what moves and keeps sealed cells has no path to a key that opens one. Comments may speak of it.
+#[test]
+fn the_courier_names_no_key() {
+    let courier =
+        ["driver.rs", "transport.rs", "bundle.rs", "store.rs", "local_keys.rs", "replica/", "agent/grants.rs"];
+    let banned = ["FeedKey", "open_keys", "OpeningKey", "LookupPrf", ".evaluate(", "crate::vault"];
+    let mut seen = 0;
+    for (name, text) in files(&["agent/src"]) {
+        // The view is where the reader, who brings the keys of an unlocked vault, meets the copy.
+        let path = name.trim_start_matches("agent/src/");
+        if !courier.iter().any(|part| path.starts_with(part)) || path == "replica/view.rs" {
+            continue;
+        }
+        seen += 1;
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let found = banned.iter().find(|word| line.contains(**word));
+            assert!(found.is_none(), "{name} names {found:?}: {line}");
+        }
+    }
+    assert!(seen >= 7, "the courier's files moved: {seen}");
+    let pull = std::fs::read_to_string(root().join("protocol/src/sync/pull.rs")).unwrap();
+    assert!(!pull.contains("FeedKey") && !pull.contains("open_keys"));
+}

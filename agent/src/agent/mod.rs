@@ -2,6 +2,7 @@
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
 mod error;
+mod grants;
 mod limits;
 mod report;
 mod sleep;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
 use cpis_protocol::audit::{AuditEvent, Batch, LockCause, Moment, Receipt};
-use cpis_protocol::clock::{Carrier, Reading};
+use cpis_protocol::clock::Carrier;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
 use cpis_protocol::sign::{Signer, Verified};
@@ -62,6 +63,7 @@ pub struct Agent {
     device: DeviceId,
     trust: RwLock<Trust>,
     grant: RwLock<Arc<Verified<Grant>>>,
+    previous: RwLock<Option<Arc<Verified<Grant>>>>,
     journal: Journal,
     replica: Replica<SledStore, LocalKeys>,
     vault: Vault,
@@ -102,6 +104,7 @@ impl Agent {
         let device = DeviceId::of(&signer.public_key());
         let trust = Trust::pin(&contents.root).map_err(OpenError::Refused)?;
         let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
+        let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
         let revoked = AtomicBool::new(contents.revoked);
         let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
         let options = Options { capacity_bytes, ..Options::default() };
@@ -127,6 +130,7 @@ impl Agent {
             device,
             trust: RwLock::new(trust),
             grant: RwLock::new(Arc::new(grant)),
+            previous: RwLock::new(previous),
             journal,
             replica,
             vault: Vault::default(),
@@ -322,41 +326,6 @@ impl Agent {
             Ok(())
         })?;
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
-        Ok(())
-    }
-
-    /// Stores a newer grant, which was asked for at that reading; an open session gets its keys.
-    ///
-    /// # Errors
-    /// [`KeyslotError`]; the old grant stays in force.
-    pub fn store_grant(&self, grant: Verified<Grant>, asked: Reading) -> Result<(), KeyslotError> {
-        let closed = self.keys.keyslot().destroy(|contents| {
-            contents.grant = grant.bytes().to_vec();
-            // A grant from the server itself proves that the device is not withdrawn.
-            contents.revoked = false;
-            // R162
-            let badged = |who| grant.badges.iter().any(|badge| badge.practitioner == who);
-            Ok(contents.retain_slots(badged))
-        })?;
-        if closed > 0 {
-            tracing::info!(closed, "slots of people without a badge were destroyed");
-        }
-        self.revoked.store(false, Ordering::Release);
-        self.replica.set_clock_rule(grant.policy.clock_after_restart);
-        self.replica.observe(grant.issued_ms, Carrier::Live, asked);
-        let reading = self.clock.reading();
-        let grant = Arc::new(grant);
-        // First the grant, then the session: an unlock in between takes the new one.
-        let before = {
-            let mut current = self.grant.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, Arc::clone(&grant))
-        };
-        let renewed = self.vault.renew(&grant, self.replica.clock().now(reading));
-        // Whoever works under another policy must have been told of it: they unlock anew.
-        let ended = if before.policy == grant.policy { renewed } else { renewed.or_else(|| self.vault.close()) };
-        if let Some(badge) = ended {
-            self.record_lock(&badge, LockCause::Withdrawn);
-        }
         Ok(())
     }
 

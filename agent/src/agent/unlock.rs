@@ -41,8 +41,12 @@ impl Agent {
         let grant = self.grant();
         let now_ms = self.now().time_ms.ok_or(UnlockError::AgeUnknown)?;
         let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
-        let replaced =
-            self.vault.open(badge.clone(), opening, &grant, boot_ms()).map_err(|_| UnlockError::KeysDoNotOpen)?;
+        let previous = self.previous_grant();
+        let previous = previous.as_deref().map(|verified| &**verified);
+        let replaced = self
+            .vault
+            .open(badge.clone(), opening, &grant, previous, boot_ms())
+            .map_err(|_| UnlockError::KeysDoNotOpen)?;
         if let Some(other) = replaced.filter(|other| other.practitioner != practitioner) {
             self.record_lock(&other, LockCause::Replaced);
         }

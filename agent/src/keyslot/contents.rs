@@ -1,7 +1,7 @@
 //! What the keyslot file holds, and its body layout.
 //! It must not let a secret pass through the codec, whose growing buffers would leave copies in freed memory.
 //!
-//! Body, padded with zeros to 60 KiB: length of the public part (u32, little endian); the public part, by the
+//! Body, padded with zeros to 124 KiB: length of the public part (u32, little endian); the public part, by the
 //! protocol's codec; the device's signing seed (32); one key (32) for each entry of the public part's list.
 //!
 //! | public part | |
@@ -10,6 +10,7 @@
 //! | vault | the vault's public key |
 //! | slots | for each practitioner: cost, salt, wrapped vault seed (empty once closed), failed attempts, time made |
 //! | grant | the signed grant as received, whose feed keys are sealed to the vault |
+//! | previous grant | the one whose keys the present copy still needs; empty when the newest covers it |
 //! | keys | feed and generation of each local key, in order |
 //! | clock | the trusted clock |
 //! | url | the server's address |
@@ -55,6 +56,7 @@ struct Public {
     vault: SealingKey,
     slots: Vec<VaultSlot>,
     grant: Vec<u8>,
+    previous_grant: Vec<u8>,
     keys: Vec<(FeedId, u64)>,
     clock: TrustedClock,
     url: String,
@@ -73,6 +75,8 @@ pub struct Contents {
     pub certificate: Vec<u8>,
     /// The signed grant as received; empty when there is none.
     pub grant: Vec<u8>,
+    /// The signed grant before, while the copy needs keys that only it holds; else empty.
+    pub previous_grant: Vec<u8>,
     /// The trusted clock.
     pub clock: TrustedClock,
     /// The server's address, e.g. `https://cpis.example.nhs.uk:8443`.
@@ -106,6 +110,7 @@ impl Contents {
             signer,
             certificate: Vec::new(),
             grant: Vec::new(),
+            previous_grant: Vec::new(),
             clock: TrustedClock::default(),
             url: String::new(),
             root: Vec::new(),
@@ -175,6 +180,7 @@ impl Contents {
             vault: self.vault,
             slots: self.slots.clone(),
             grant: self.grant.clone(),
+            previous_grant: self.previous_grant.clone(),
             keys: self.local_keys.keys().copied().collect(),
             clock: self.clock,
             url: self.url.clone(),
@@ -220,6 +226,7 @@ impl Contents {
             signer: secret(seed, Signer::from_seed),
             certificate: public.certificate,
             grant: public.grant,
+            previous_grant: public.previous_grant,
             clock: public.clock,
             url: public.url,
             root: public.root,
@@ -262,6 +269,7 @@ mod tests {
         let mut contents = Contents::new(Signer::from_seed([0x11; 32]), [0x22; 32]);
         contents.certificate = vec![0x33, 0x34];
         contents.grant = vec![0x44];
+        contents.previous_grant = vec![0x45];
         contents.url = "u".into();
         contents.root = vec![0x72, 0x73];
         contents.revoked = true;
@@ -300,7 +308,9 @@ mod tests {
             "02000000",
             "0700000000000000", // attempts, created
             "0100000000000000",
-            "44",               // grant
+            "44", // grant
+            "0100000000000000",
+            "45",               // previous grant
             "0100000000000000", // one key
             "45320000000000000000000000000000",
             "0500000000000000",

@@ -9,10 +9,10 @@
 //! | 8 | 1 | format version, 1 |
 //! | 9 | 1 | flags: 1 = the other slot still holds what was destroyed and must be overwritten |
 //! | 10 | 8 | generation; the slot with the higher one counts |
-//! | 18 | 4 | length of the sealed body: 61,480 |
-//! | 22 | 61,480 | body, padded to [`BODY_BYTES`], XChaCha20-Poly1305 under the device key, bound to the 22 bytes before |
-//! | 61,502 | 4,030 | zeros |
-//! | 65,532 | 4 | CRC-32 of the 65,532 bytes before |
+//! | 18 | 4 | length of the sealed body: 127,016 |
+//! | 22 | 127,016 | body, padded to [`BODY_BYTES`], XChaCha20-Poly1305 under the device key, bound to the 22 bytes before |
+//! | 127,038 | 4,030 | zeros |
+//! | 131,068 | 4 | CRC-32 of the 131,068 bytes before |
 
 use cpis_protocol::Refusal;
 use cpis_protocol::seal::{Key, SEAL_BYTES};
@@ -22,11 +22,11 @@ use zeroize::Zeroizing;
 use crate::durable;
 
 /// The size of one slot.
-pub(super) const SLOT_BYTES: usize = 64 * 1024;
+pub(super) const SLOT_BYTES: usize = 128 * 1024;
 /// The size of the file.
 pub(super) const FILE_BYTES: usize = 2 * SLOT_BYTES;
 /// The size of the padded body.
-pub(super) const BODY_BYTES: usize = 60 * 1024;
+pub(super) const BODY_BYTES: usize = 124 * 1024;
 /// The other slot still holds what was destroyed.
 pub(super) const FLAG_SCRUB: u8 = 1;
 pub(super) const FORMAT: u8 = 1;
@@ -59,7 +59,7 @@ fn header(flags: u8, generation: u64) -> [u8; HEADER_BYTES] {
     header[8] = FORMAT;
     header[9] = flags;
     header[10..18].copy_from_slice(&generation.to_le_bytes());
-    // 61,480 fits.
+    // 127,016 fits.
     header[18..].copy_from_slice(&(SEALED_BYTES as u32).to_le_bytes());
     header
 }
@@ -119,14 +119,14 @@ mod tests {
 
     #[test]
     fn frozen_slot() {
-        assert_eq!(hex(&header(1, 0x0102)), "435049534b4559530101020100000000000028f00000");
+        assert_eq!(hex(&header(1, 0x0102)), "435049534b4559530101020100000000000028f00100");
         let key = Key::from_bytes([1; 32]);
         let body = vec![7; BODY_BYTES];
         let slot = seal(&key, 0, 9, &body, &mut OsRandom).unwrap();
-        assert_eq!((slot.len(), SEALED_BYTES, HEADER_BYTES), (65_536, 61_480, 22));
+        assert_eq!((slot.len(), SEALED_BYTES, HEADER_BYTES), (131_072, 127_016, 22));
         assert_eq!(slot[..22], header(0, 9));
-        assert_eq!(key.open(&slot[..22], &slot[22..61_502]).unwrap().as_slice(), body);
-        assert!(slot[61_502..65_532].iter().all(|b| *b == 0));
+        assert_eq!(key.open(&slot[..22], &slot[22..127_038]).unwrap().as_slice(), body);
+        assert!(slot[127_038..131_068].iter().all(|b| *b == 0));
         let opened = open(&key, &slot).unwrap();
         assert_eq!((opened.generation, opened.flags, opened.body.as_slice()), (9, 0, body.as_slice()));
         assert_eq!(open(&Key::from_bytes([2; 32]), &slot).err(), Some(BadSlot::DoesNotOpen));

@@ -88,7 +88,7 @@ fn contents_survive_and_others_are_refused() {
     assert!(matches!(failed, Err(KeyslotError::Full)));
     assert!(matches!(
         keyslot.update(|contents| {
-            contents.grant = vec![0; 61_400];
+            contents.grant = vec![0; 126_900];
             Ok(())
         }),
         Err(KeyslotError::Full)

@@ -107,6 +107,12 @@ impl FeedCopy {
         prover.finish(state, generation, key)
     }
 
+    /// Moves to a newer signed state of the same cells: after a rotation only the key numbers are others.
+    pub(crate) fn restate(mut self, state: &FeedState) -> Self {
+        self.state = state.clone();
+        self
+    }
+
     /// The signed state that it was proved against.
     #[must_use]
     pub const fn state(&self) -> &FeedState {

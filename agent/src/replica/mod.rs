@@ -298,7 +298,10 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             let mut old = std::mem::take(&mut view.feeds);
             view.feeds = next
                 .into_iter()
-                .filter_map(|(feed, copy)| copy.or_else(|| old.remove(&feed)).map(|copy| (feed, copy)))
+                .filter_map(|(feed, copy)| {
+                    let kept = || Some(old.remove(&feed)?.restate(plan.head.feed(&feed)?));
+                    copy.or_else(kept).map(|copy| (feed, copy))
+                })
                 .collect();
             view.beat = Some(plan.beat);
             view.head = Some(plan.head);

@@ -76,19 +76,21 @@ impl View {
         names
     }
 
-    /// Every record for a token, over all feeds. Hit and miss read and open the same number of cells.
+    /// Whether these keys open every cell that the copy may hold: where one is missing, nothing found means nothing.
+    #[must_use]
+    pub fn covered_by(&self, keys: &FeedKeys) -> bool {
+        self.feeds.values().all(|copy| keys.cover(copy.state()))
+    }
+
+    /// Every record for a token, over all feeds and all held keys. Hit and miss read and open the same number of cells.
     ///
     /// # Errors
-    /// [`CannotAnswer::IntegrityFailure`] when a feed cannot be searched to the end: a key is missing, the storage
-    /// changed, or a locator is there whose record does not open.
+    /// [`CannotAnswer::IntegrityFailure`] when a feed cannot be searched to the end: the storage changed, or a locator
+    /// is there whose record does not open. [`CannotAnswer::KeyMissing`] when nothing was found and a key is missing.
     pub fn find(&self, store: &impl Store, keys: &FeedKeys, token: &Token) -> Result<Vec<Found>, CannotAnswer> {
         let mut found = Vec::new();
         for copy in self.feeds.values() {
             let state = copy.state();
-            if !keys.holds(state.feed, state.epoch, state.key_id) {
-                tracing::error!(feed = %state.feed, "the grant lacks the key that seals new cells");
-                return Err(CannotAnswer::IntegrityFailure);
-            }
             let place = Place { feed: state.feed, epoch: state.epoch };
             for key in keys.of(state.feed, state.epoch) {
                 let secret = key.evaluate(&place, token).map_err(|_| CannotAnswer::IntegrityFailure)?;
@@ -114,7 +116,8 @@ impl View {
                 }
             }
         }
-        Ok(found)
+        // R79
+        if found.is_empty() && !self.covered_by(keys) { Err(CannotAnswer::KeyMissing) } else { Ok(found) }
     }
 }
 

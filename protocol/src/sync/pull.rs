@@ -89,6 +89,8 @@ pub enum Outcome {
     Refused(Refusal),
     /// The disk would not take it.
     StoreFailed,
+    /// The grant lacks a key that the newest head needs: the present copy stays until it has come.
+    KeyMissing,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,8 @@ pub struct Pull {
     backoff: Backoff,
     grant_due_ms: u64,
     root_steps: u32,
+    /// Whether a grant was fetched in this attempt.
+    grant_is_new: bool,
     /// The tick of the last question for a grant or a beat: signed time is anchored there and not where it is stored, or
     /// a reply that was held back, or a long download, would make the copy look younger.
     asked_ms: u64,
@@ -163,6 +167,7 @@ impl Pull {
             backoff: Backoff::new(device),
             grant_due_ms: 0,
             root_steps: 0,
+            grant_is_new: false,
             asked_ms: 0,
         }
     }
@@ -212,11 +217,25 @@ impl Pull {
 
     fn begin(&mut self, now: Now, with_grant: bool) -> Effect {
         self.root_steps = 0;
+        self.grant_is_new = false;
         if self.with_grant && (with_grant || now.tick_ms >= self.grant_due_ms) {
-            self.phase = Phase::Grant;
-            return Effect::Fetch(vec![Request::Grant]);
+            return self.ask_grant();
         }
         self.ask_beat()
+    }
+
+    fn ask_grant(&mut self) -> Effect {
+        self.phase = Phase::Grant;
+        Effect::Fetch(vec![Request::Grant])
+    }
+
+    /// What to do first about a head whose cells the granted keys do not all open; `None` when they do.
+    fn keys_first(&mut self, head: &Head, now: Now) -> Option<Effect> {
+        if self.grant.covers(head) {
+            return None;
+        }
+        // R49: Keys before cells: a copy that no held key opens could not answer, locked or open.
+        Some(if self.with_grant && !self.grant_is_new { self.ask_grant() } else { self.fail(Outcome::KeyMissing, now) })
     }
 
     fn ask_beat(&mut self) -> Effect {
@@ -277,6 +296,7 @@ impl Pull {
         let grant = Grant::verify(body, &self.device, &self.trust, Some(&self.grant))?;
         self.phase = Phase::GrantStored;
         self.grant = grant.clone();
+        self.grant_is_new = true;
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }
 
@@ -298,11 +318,19 @@ impl Pull {
         let beat = Beat::verify(body, &self.grant.scope, &self.trust, self.beat.as_ref(), now.time_ms)?;
         let current = self.head.as_ref().filter(|head| head.scope == beat.scope).map(Verified::hash);
         if current == Some(beat.head) && self.damaged.is_empty() {
+            let covered = self.head.as_ref().is_some_and(|head| self.grant.covers(head));
+            if !covered && self.with_grant && !self.grant_is_new {
+                return Ok(self.ask_grant()); // R49
+            }
             // R34
             self.phase = Phase::Confirming;
             self.target = None;
             self.beat = Some((*beat).clone());
             return Ok(Effect::Confirm { beat, asked_ms: self.asked_ms });
+        }
+        // Keys of a target may be gone from a newer grant: such a target would be a copy that nobody can read.
+        if self.target.as_ref().is_some_and(|target| !self.grant.covers(&target.head)) {
+            self.target = None;
         }
         // A pinned target is completed first, even if the register has moved on meanwhile.
         if let Some(target) = self.target.as_mut().filter(|target| target.head.scope == beat.scope) {
@@ -317,12 +345,15 @@ impl Pull {
         Ok(Effect::Fetch(vec![Request::Head(head)]))
     }
 
-    fn head_fetched(&mut self, body: &[u8], beat: Verified<Beat>, _now: Now) -> Result<Effect, Refusal> {
+    fn head_fetched(&mut self, body: &[u8], beat: Verified<Beat>, now: Now) -> Result<Effect, Refusal> {
         let head = Head::verify(body, &beat.head, &self.grant.scope, &self.trust)?;
         let same_scope = self.head.as_ref().filter(|old| old.scope == head.scope);
         if head.gseq != beat.gseq || same_scope.is_some_and(|old| head.gseq < old.gseq) {
             // R39
             return Err(Refusal::Rollback);
+        }
+        if let Some(effect) = self.keys_first(&head, now) {
+            return Ok(effect);
         }
         let have = |feed: &FeedId| {
             // A damaged feed counts as not held: it is fetched whole.
@@ -401,8 +432,7 @@ impl Pull {
                     return self.ask_beat();
                 }
                 // The grant too may be signed by a key that only the new root knows.
-                self.phase = Phase::Grant;
-                Effect::Fetch(vec![Request::Grant])
+                self.ask_grant()
             }
             Phase::Confirming => self.rest(now),
             Phase::Staging => self.next_work(),
@@ -448,7 +478,7 @@ impl Pull {
         self.phase = Phase::Idle;
         let failure = match outcome {
             Outcome::Failed(failure) => Some(failure),
-            Outcome::UpToDate | Outcome::Refused(_) | Outcome::StoreFailed => None,
+            Outcome::UpToDate | Outcome::Refused(_) | Outcome::StoreFailed | Outcome::KeyMissing => None,
         };
         let spread_s = self.beat.as_ref().map_or(5, |beat| beat.spread_s);
         let until_ms = now.tick_ms.saturating_add(self.backoff.failed(failure, spread_s));

@@ -34,6 +34,7 @@ pub(crate) struct Device {
     pub(crate) trust: Trust,
     pub(crate) replica: BTreeMap<FeedId, (FeedState, Vec<Cell>)>,
     pub(crate) head: Option<Verified<Head>>,
+    pub(crate) grant: Verified<Grant>,
     pub(crate) ways: BTreeSet<Way>,
     pub(crate) tick_ms: u64,
     pub(crate) requests: u64,
@@ -91,12 +92,14 @@ impl Device {
     pub(crate) fn new(publisher: &Publisher, with_grant: bool) -> Self {
         let trust = world::trust();
         let grant = ok(Grant::verify(&publisher.grant_bytes(), &world::device(), &trust, None));
+        let held = grant.clone();
         let start = Start { trust: trust.clone(), grant, beat: None, head: None, damaged: BTreeSet::new(), with_grant };
         Self {
             pull: Pull::new(start),
             trust,
             replica: BTreeMap::new(),
             head: None,
+            grant: held,
             ways: BTreeSet::new(),
             tick_ms: 0,
             requests: 0,
@@ -132,7 +135,10 @@ impl Device {
                     self.trust = trust;
                     Input::Stored
                 }
-                Effect::StoreGrant { .. } => Input::Stored,
+                Effect::StoreGrant { grant, .. } => {
+                    self.grant = grant;
+                    Input::Stored
+                }
                 Effect::Confirm { beat, .. } => {
                     assert_eq!(self.head.as_ref().map(Verified::hash), Some(beat.head));
                     Input::Stored
@@ -175,6 +181,7 @@ impl Device {
     /// Builds every feed aside, compares each root, and flips all or nothing.
     fn apply(&mut self, plan: &Plan) -> Result<(), Vec<FeedId>> {
         check_plan(plan, &self.trust);
+        assert!(self.grant.covers(&plan.head), "R49: a flip to a copy that no granted key opens");
         assert!(self.head.as_ref().is_none_or(|old| plan.head.gseq >= old.gseq), "the copy went back");
         assert!(plan.reference.is_some() || self.head.as_ref().is_some_and(|old| old.reference == plan.head.reference));
         let mut next = BTreeMap::new();

@@ -216,3 +216,24 @@ fn a_forged_root_costs_one_request() {
     assert_eq!(device.requests - before, 2, "one beat, one root");
     assert_eq!(device.trust.root().version, 1);
 }
+
+/// R49: what a re-seal looks like to a device that is online, and to one that only gets sticks.
+#[test]
+fn keys_come_before_the_cells_they_open() {
+    let mut rng = SeedRng::new(7);
+    let mut publisher = publisher(&mut rng);
+    let (mut online, mut by_stick) = (Device::new(&publisher, true), Device::new(&publisher, false));
+    for device in [&mut online, &mut by_stick] {
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
+    }
+    let first = publisher.current.clone();
+    let mut renewed = FeedLog::new("E09000033", 99);
+    renewed.fill(CellKind::Put, 1);
+    publisher.feeds[0] = renewed;
+    publisher.publish();
+    // The routine grant is not due: the head itself is the reason to ask.
+    assert_eq!(online.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
+    assert_equal(&online, &publisher, 7);
+    assert_eq!(by_stick.attempt(&mut publisher, &mut Weather::fair()), Outcome::KeyMissing);
+    assert_eq!(by_stick.head.as_ref().map(|head| head.bytes()), Some(&first[..]), "the last good copy stands");
+}

@@ -165,7 +165,7 @@ pub(crate) fn record() -> File {
 
 pub(crate) fn token() -> File {
     let mut file = File::new("token", "Look-up tokens (R60 to R63): question in, token out.");
-    // Obtained from the reference code of Argon2 (see tests/published.rs), not from this crate.
+    // Obtained from the reference code of Argon2 (see tests/published/memory_hard.rs), not from this crate.
     let token: [u8; 32] = crate::common::array("5467e5fb4a9291eb190923c37709dd2550add3f0a1b722dec8178969bc0ac58c");
     file.case("valid", "64 KiB, one pass: a synthetic deployment; value from the reference code of Argon2")
         .with("object", "lookup-token")

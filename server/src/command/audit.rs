@@ -78,6 +78,7 @@ fn line(event: &EventLine) -> String {
     push("born ", event.birth.as_deref());
     push("by ", event.practitioner.as_deref());
     push("", event.role.as_deref());
+    push("", event.break_glass.then_some("UNDER BREAK-GLASS"));
     push("incident ", event.incident.as_deref());
     if event.act == "look-up" {
         parts.push(format!("from copy at {}", event.gseq));

@@ -5,8 +5,10 @@ pub(crate) mod audit;
 pub(crate) mod bundle;
 pub(crate) mod device;
 pub(crate) mod failure;
+pub(crate) mod feed;
 pub(crate) mod init;
 pub(crate) mod practitioner;
+pub(crate) mod price;
 pub(crate) mod register;
 pub(crate) mod root;
 pub(crate) mod scope;
@@ -54,12 +56,14 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Synthesise(args) => register::synthesise(&context, args),
         Command::Ingest(args) => register::ingest(&context, &args),
         Command::Scope(command) => scope::run(&context, command),
+        Command::Feed(command) => feed::run(&context, command),
         Command::Site(command) => site::run(&context, command),
         Command::Device(command) => device::run(&context, command),
         Command::Practitioner(command) => practitioner::run(&context, command),
         Command::Audit(command) => return audit::run(&context, &command),
         Command::Bundle(args) => bundle::run(&context, &args),
         Command::Serve(args) => serve::run(&context, &args),
+        Command::Price(args) => price::run(&context, &args),
         Command::Status => status::run(&context),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -60,6 +60,19 @@ Devices get the badge with their next grant.")]
         #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u16).range(1..=3650))]
         valid_days: u16,
     },
+    /// Take a practitioner's badge away: devices end the session and destroy the slot with their next grant
+    #[command(after_help = "Examples:
+  cpis-server practitioner remove PARA001
+  cpis-server practitioner remove PARA001 --site sheffield
+
+A device whose last slot is destroyed must be enrolled again.")]
+    Remove {
+        /// Identity
+        id: PractitionerId,
+        /// Only at this site
+        #[arg(long)]
+        site: Option<SiteId>,
+    },
     /// List the practitioners
     #[command(after_help = "Example:\n  cpis-server practitioner list")]
     List,
@@ -93,6 +106,16 @@ pub(crate) fn run(context: &Context<'_>, command: PractitionerCommand) -> anyhow
             home.store.write::<_, StoreError>(|tx| tx.put_practitioner(&row))?;
             let text = format!("Practitioner {id} may unlock devices until {}.", iso(valid_until_ms));
             context.out.result(&value(&row), &text);
+        }
+        PractitionerCommand::Remove { id, site } => {
+            let removed = home.store.write::<_, StoreError>(|tx| tx.remove_practitioner(id, site))?;
+            if removed == 0 {
+                return Err(unknown("practitioner", id.as_str(), "practitioner list"));
+            }
+            let place = site.map_or_else(|| "any site".to_owned(), |site| site.to_string());
+            let text = format!("Practitioner {id} may not unlock devices at {place} once they have their next grant.");
+            let value = json!({"practitioner": id.as_str(), "site": site, "sites_removed": removed});
+            context.out.result(&value, &text);
         }
         PractitionerCommand::List => {
             let rows = home.store.read::<_, StoreError>(|tx| tx.practitioners())?;

@@ -6,6 +6,8 @@ use cpis_protocol::digest::Hash;
 use cpis_protocol::head::FeedState;
 use cpis_protocol::id::{BlindId, Epoch, FeedId, FeedSeq, RegisterSeq, ScopeId, UnixMs};
 
+use cpis_protocol::id::DeviceId;
+
 use super::{PersonId, StoreError};
 
 /// A feed's present state.
@@ -85,7 +87,43 @@ pub trait Feeds {
     ///
     /// # Errors
     /// [`StoreError`].
-    fn put_feed_key(&self, log: CellLog, key_id: u32, sealed: &[u8]) -> Result<(), StoreError>;
+    fn put_feed_key(&self, log: CellLog, key_id: u32, sealed: &[u8], made_ms: UnixMs) -> Result<(), StoreError>;
+
+    /// When a key was made; `None` when there is no such key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn feed_key_made(&self, log: CellLog, key_id: u32) -> Result<Option<UnixMs>, StoreError>;
+
+    /// Writes down that a device is granted a key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn hold_key(&self, device: DeviceId, log: CellLog, key_id: u32, granted_ms: UnixMs) -> Result<(), StoreError>;
+
+    /// The keys of a log that a device was ever granted, by number, each with whether it has held the feed since.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn held_keys(&self, device: DeviceId, log: CellLog) -> Result<Vec<(u32, bool)>, StoreError>;
+
+    /// Writes down that a device left every feed but these.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn leave_other_feeds(&self, device: DeviceId, kept: &[FeedId]) -> Result<(), StoreError>;
+
+    /// How many devices were granted a key of this feed that is not the current one of `log`, this or another epoch's.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn holders_of_older(&self, log: CellLog, key_id: u32) -> Result<u64, StoreError>;
+
+    /// Persons with a record in a feed above an identity, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn placed_after(&self, feed: FeedId, above: PersonId, limit: usize) -> Result<Vec<PersonId>, StoreError>;
 
     /// Where a person's records lie.
     ///
@@ -151,6 +189,12 @@ pub trait Feeds {
         seq: FeedSeq,
         each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError>;
+
+    /// The last position of a log of any epoch; 0 where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn log_end(&self, log: CellLog) -> Result<FeedSeq, StoreError>;
 
     /// How many cells all logs hold, live or not.
     ///

@@ -113,6 +113,12 @@ pub trait Fleet {
     /// [`StoreError::Constraint`] when the name is taken.
     fn add_site(&self, row: &SiteRow) -> Result<(), StoreError>;
 
+    /// Changes the policy and the lease of a site that is there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn change_site(&self, row: &SiteRow) -> Result<(), StoreError>;
+
     /// All practitioners, sorted.
     ///
     /// # Errors
@@ -130,6 +136,12 @@ pub trait Fleet {
     /// # Errors
     /// [`StoreError`].
     fn put_practitioner(&self, row: &PractitionerRow) -> Result<(), StoreError>;
+
+    /// Takes a practitioner's badge away at one site, or everywhere. Says from how many sites it went.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn remove_practitioner(&self, id: PractitionerId, site: Option<SiteId>) -> Result<usize, StoreError>;
 
     /// Adds an invitation.
     ///

@@ -3,14 +3,18 @@
 
 use cpis_protocol::cell::FeedKey;
 use cpis_protocol::grant::{Grant, GrantedFeed, NamedFeedKey, seal_keys};
-use cpis_protocol::id::{ScopeId, UnixMs};
+use cpis_protocol::id::UnixMs;
 use cpis_protocol::limits;
 use cpis_protocol::sign::Kind;
 
 use super::{Service, ServiceError, internal};
-use crate::entropy;
 use crate::port::{CellLog, DeviceRow, Fleet as _, Store, StoreError, Tx};
-use crate::publish::open_feed_key;
+use crate::publish::{self, open_feed_key};
+use crate::rekey::{self, Rekey};
+use crate::{entropy, token};
+
+/// Tokens that may be computed while a grant is made.
+const TOKENS_WITHIN: u64 = 16;
 
 impl<S: Store> Service<S> {
     /// A fresh grant; its number and lease are durable before it leaves.
@@ -30,7 +34,7 @@ impl<S: Store> Service<S> {
         now_ms: UnixMs,
     ) -> Result<Vec<u8>, ServiceError> {
         let site = tx.site(device.site)?.ok_or(StoreError::Corrupt("device.site"))?;
-        let keys = self.keys_of(tx, device.scope)?;
+        let keys = self.keys_of(tx, device, now_ms)?;
         let feeds = keys.iter().map(|key| GrantedFeed { feed: key.feed, epoch: key.epoch, key_id: key.key_id });
         let feeds = feeds.collect();
         let sealed_keys = seal_keys(&keys, &device.device, &device.scope, &device.vault_key, &mut entropy::system())
@@ -57,16 +61,32 @@ impl<S: Store> Service<S> {
         Ok(bytes)
     }
 
-    /// Every key of every feed of a scope, the older ones too: cells live on under the key that sealed them.
-    fn keys_of<T: Tx>(&self, tx: &T, scope: ScopeId) -> Result<Vec<NamedFeedKey>, ServiceError> {
-        let scope = tx.scope(scope)?.ok_or(StoreError::Corrupt("device.scope"))?;
+    /// The keys in use of every feed of the device's scope. A feed whose older keys it may not have is re-sealed first, so
+    /// that the current key is the only one; the next device finds it so.
+    fn keys_of<T: Tx>(&self, tx: &T, device: &DeviceRow, now_ms: UnixMs) -> Result<Vec<NamedFeedKey>, ServiceError> {
+        let feeds = tx.scope(device.scope)?.ok_or(StoreError::Corrupt("device.scope"))?.feeds;
+        tx.leave_other_feeds(device.device, &feeds)?;
+        let reseal = rekey::before_grant(tx, device.device, &feeds)?;
+        if !reseal.is_empty() {
+            let lookup = publish::lookup(tx)?;
+            // A large extract is being taken in: its memory-hard steps are not for this transaction.
+            let named = token::fingerprint(&lookup).map_err(internal)?;
+            if tx.count_without_token(&named)? > TOKENS_WITHIN {
+                return Err(ServiceError::Retry(60));
+            }
+            let plan = Rekey { reseal, ..Rekey::default() };
+            rekey::run_in(tx, &self.keys, lookup, &plan, now_ms, &mut |_| ())?;
+        }
         let mut out = Vec::new();
-        for feed in scope.feeds {
+        for feed in feeds {
             let row = tx.feed(feed)?.ok_or(StoreError::Corrupt("scope_feed.feed"))?;
             let log = CellLog { feed, epoch: row.epoch };
             for (key_id, sealed) in tx.feed_keys(log)? {
-                let key: FeedKey = open_feed_key(&self.keys.storage, log, key_id, &sealed)?;
-                out.push(NamedFeedKey { feed, epoch: row.epoch, key_id, key });
+                if (row.oldest_key_id..=row.key_id).contains(&key_id) {
+                    let key: FeedKey = open_feed_key(&self.keys.storage, log, key_id, &sealed)?;
+                    tx.hold_key(device.device, log, key_id, now_ms)?;
+                    out.push(NamedFeedKey { feed, epoch: row.epoch, key_id, key });
+                }
             }
         }
         Ok(out)

@@ -38,7 +38,7 @@ impl Snapshots {
     }
 }
 
-/// Re-creates the live set at a position; `None` beyond the log or in another epoch.
+/// Re-creates the live set at a position; `None` beyond the log or in an epoch that never was.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -55,7 +55,13 @@ pub(crate) fn snapshot<T: Tx>(tx: &T, log: CellLog, seq: FeedSeq) -> Result<Opti
 }
 
 fn reaches<T: Feeds>(tx: &T, log: CellLog, seq: FeedSeq) -> Result<bool, StoreError> {
-    Ok(tx.feed(log.feed)?.is_some_and(|feed| feed.epoch == log.epoch && seq <= feed.seq))
+    let Some(feed) = tx.feed(log.feed)? else { return Ok(false) };
+    if feed.epoch == log.epoch {
+        return Ok(seq <= feed.seq);
+    }
+    // A head of before a re-seal: what it names can still be had, for whoever holds the keys of then.
+    let end = tx.log_end(log)?;
+    Ok(end > 0 && seq <= end)
 }
 
 /// The wire form of a live set's manifest.

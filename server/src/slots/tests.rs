@@ -39,7 +39,7 @@ fn seat(store: &SqliteStore, id: PersonId, person: Option<&Person>) -> (Vec<u32>
 #[test]
 fn places_are_stable_and_the_next_who_waits_moves_up() {
     let dir = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&dir.path().join("test.db")).unwrap();
+    let store = SqliteStore::create(&dir.path().join("test.db")).unwrap();
     let children: Vec<Person> = (0..10).map(child).collect();
     for (id, child) in (1..).zip(&children) {
         let (seats, moved) = seat(&store, id, Some(child));

@@ -3,7 +3,7 @@
 
 use cpis_protocol::cell::{Cell, CellKind};
 use cpis_protocol::digest::Hash;
-use cpis_protocol::id::{BlindId, FeedId, FeedSeq, ScopeId};
+use cpis_protocol::id::{BlindId, DeviceId, FeedId, FeedSeq, ScopeId, UnixMs};
 use rusqlite::{OptionalExtension as _, Row};
 
 use super::{SqliteTx, array, name, signed, unsigned};
@@ -69,11 +69,68 @@ impl Feeds for SqliteTx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    fn put_feed_key(&self, log: CellLog, key_id: u32, sealed: &[u8]) -> Result<(), StoreError> {
-        let mut statement =
-            self.0.prepare_cached("INSERT INTO feed_key (feed, epoch, key_id, sealed) VALUES (?1, ?2, ?3, ?4)")?;
-        statement.execute((log.feed.as_str(), signed(log.epoch), key_id, sealed))?;
+    fn put_feed_key(&self, log: CellLog, key_id: u32, sealed: &[u8], made_ms: UnixMs) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO feed_key (feed, epoch, key_id, sealed, made_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        statement.execute((log.feed.as_str(), signed(log.epoch), key_id, sealed, made_ms))?;
         Ok(())
+    }
+
+    fn feed_key_made(&self, log: CellLog, key_id: u32) -> Result<Option<UnixMs>, StoreError> {
+        let mut statement =
+            self.0.prepare_cached("SELECT made_ms FROM feed_key WHERE feed = ?1 AND epoch = ?2 AND key_id = ?3")?;
+        Ok(statement.query_row((log.feed.as_str(), signed(log.epoch), key_id), |row| row.get(0)).optional()?)
+    }
+
+    fn hold_key(&self, device: DeviceId, log: CellLog, key_id: u32, granted_ms: UnixMs) -> Result<(), StoreError> {
+        // The time of the first grant stands.
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO device_key (device, feed, epoch, key_id, granted_ms) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (device, feed, epoch, key_id) DO UPDATE SET throughout = 1 WHERE throughout = 0",
+        )?;
+        statement.execute((device.0, log.feed.as_str(), signed(log.epoch), key_id, granted_ms))?;
+        Ok(())
+    }
+
+    fn held_keys(&self, device: DeviceId, log: CellLog) -> Result<Vec<(u32, bool)>, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT key_id, throughout FROM device_key WHERE device = ?1 AND feed = ?2 AND epoch = ?3 ORDER BY key_id",
+        )?;
+        let rows = statement
+            .query_map((device.0, log.feed.as_str(), signed(log.epoch)), |row| <(u32, bool)>::try_from(row))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    fn leave_other_feeds(&self, device: DeviceId, kept: &[FeedId]) -> Result<(), StoreError> {
+        let held: Vec<String> = {
+            let mut statement =
+                self.0.prepare_cached("SELECT DISTINCT feed FROM device_key WHERE device = ?1 AND throughout = 1")?;
+            statement.query_map([device.0], |row| row.get(0))?.collect::<Result<_, _>>()?
+        };
+        let mut leave =
+            self.0.prepare_cached("UPDATE device_key SET throughout = 0 WHERE device = ?1 AND feed = ?2")?;
+        for feed in held.iter().filter(|feed| !kept.iter().any(|kept| kept.as_str() == feed.as_str())) {
+            leave.execute((device.0, feed))?;
+        }
+        Ok(())
+    }
+
+    fn holders_of_older(&self, log: CellLog, key_id: u32) -> Result<u64, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT COUNT(DISTINCT device) FROM device_key WHERE feed = ?1 AND NOT (epoch = ?2 AND key_id = ?3)",
+        )?;
+        let count = statement.query_row((log.feed.as_str(), signed(log.epoch), key_id), |row| row.get(0))?;
+        Ok(unsigned(count))
+    }
+
+    fn placed_after(&self, feed: FeedId, above: PersonId, limit: usize) -> Result<Vec<PersonId>, StoreError> {
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT person FROM placement WHERE feed = ?1 AND person > ?2 ORDER BY person LIMIT ?3")?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = statement.query_map((feed.as_str(), above, limit), |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn placements(&self, person: PersonId) -> Result<Vec<Placement>, StoreError> {
@@ -178,7 +235,8 @@ impl Feeds for SqliteTx<'_> {
         seq: FeedSeq,
         each: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let last = self.feed(log.feed)?.filter(|row| row.epoch == log.epoch).map_or(0, |row| row.seq);
+        // The log of an earlier epoch is asked for by heads of then: always re-created.
+        let last = self.feed(log.feed)?.filter(|row| row.epoch == log.epoch).map_or(u32::MAX, |row| row.seq);
         // The present live set comes sorted out of its own index; an older one is re-created from the log.
         let sql = if seq >= last {
             "SELECT bytes FROM cell WHERE feed = ?1 AND epoch = ?2 AND seq <= ?3 AND live = 1 AND superseded IS NULL
@@ -193,6 +251,12 @@ impl Feeds for SqliteTx<'_> {
             each(row.get_ref(0)?.as_blob().map_err(|_| StoreError::Corrupt("cell.bytes"))?)?;
         }
         Ok(())
+    }
+
+    fn log_end(&self, log: CellLog) -> Result<FeedSeq, StoreError> {
+        let mut statement =
+            self.0.prepare_cached("SELECT COALESCE(MAX(seq), 0) FROM cell WHERE feed = ?1 AND epoch = ?2")?;
+        Ok(statement.query_row((log.feed.as_str(), signed(log.epoch)), |row| row.get(0))?)
     }
 
     fn count_cells(&self) -> Result<u64, StoreError> {

@@ -3,7 +3,7 @@
 
 use cpis_protocol::codec;
 use cpis_protocol::grant::Badge;
-use cpis_protocol::id::{DeviceId, RegisterSeq, SiteId, UnixMs};
+use cpis_protocol::id::{DeviceId, PractitionerId, RegisterSeq, SiteId, UnixMs};
 use cpis_protocol::policy::{AccessMode, Policy};
 use rusqlite::{OptionalExtension as _, Row};
 
@@ -84,6 +84,13 @@ impl Fleet for SqliteTx<'_> {
         Ok(())
     }
 
+    fn change_site(&self, row: &SiteRow) -> Result<(), StoreError> {
+        let policy = codec::encode(&row.policy).map_err(|_| StoreError::Corrupt("site.policy"))?;
+        let mut statement = self.0.prepare_cached("UPDATE site SET policy = ?2, lease_s = ?3 WHERE site = ?1")?;
+        statement.execute((row.site.as_str(), policy, row.lease_s))?;
+        Ok(())
+    }
+
     fn practitioners(&self) -> Result<Vec<PractitionerRow>, StoreError> {
         let mut statement = self.0.prepare_cached(
             "SELECT practitioner, name, role, silent, valid_until_ms FROM practitioner ORDER BY practitioner",
@@ -124,6 +131,19 @@ impl Fleet for SqliteTx<'_> {
             statement.execute((id, site.as_str()))?;
         }
         Ok(())
+    }
+
+    fn remove_practitioner(&self, id: PractitionerId, site: Option<SiteId>) -> Result<usize, StoreError> {
+        let mut statement = self
+            .0
+            .prepare_cached("DELETE FROM practitioner_site WHERE practitioner = ?1 AND (?2 IS NULL OR site = ?2)")?;
+        let removed = statement.execute((id.as_str(), site.as_ref().map(SiteId::as_str)))?;
+        let mut statement = self.0.prepare_cached(
+            "DELETE FROM practitioner WHERE practitioner = ?1
+             AND NOT EXISTS (SELECT 1 FROM practitioner_site WHERE practitioner_site.practitioner = ?1)",
+        )?;
+        statement.execute([id.as_str()])?;
+        Ok(removed)
     }
 
     fn add_invitation(&self, row: &InvitationRow) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@
 mod enrolment;
 mod inbox;
 mod publishing;
+mod rekeying;
 mod restart;
 mod rig;
 mod transport;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use cpis_tests::bench::fleet::Fleet;
 use cpis_tests::bench::report::Report;
-use cpis_tests::bench::{Scale, disk, library, live, register, wire};
+use cpis_tests::bench::{Scale, disk, enumeration, library, live, register, wire};
 use cpis_tests::process::programs;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,9 +21,10 @@ Measures the real programs on this machine, with invented people, and prints Mar
 usage: cargo bench-all [--quick] [MEASURE...]
 
   --quick   few iterations on few records: only shows that every measure still runs
-  MEASURE   size, memory, start, look-up, apply, audit, wire, hard, register (default: all)
+  MEASURE   size, memory, start, look-up, apply, audit, wire, hard, enumeration, register (default: all)
 ";
-const MEASURES: [&str; 9] = ["size", "memory", "start", "look-up", "apply", "audit", "wire", "hard", "register"];
+const MEASURES: [&str; 10] =
+    ["size", "memory", "start", "look-up", "apply", "audit", "wire", "hard", "enumeration", "register"];
 
 fn main() -> ExitCode {
     let mut quick = false;
@@ -131,6 +132,7 @@ fn measure_in(work: &std::path::Path, chosen: &[&str], scale: Scale, interrupted
             ("audit", _) => disk::audit(&own, scale, &mut report)?,
             ("wire", _) => wire::wire(&own, scale, &mut report)?,
             ("hard", _) => register::hard(scale, &mut report)?,
+            ("enumeration", _) => enumeration::prices(scale, &report)?,
             ("register", _) => register::nation(&own, scale, &mut report)?,
             _ => {}
         }

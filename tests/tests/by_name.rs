@@ -108,8 +108,8 @@ fn who_is_found_and_who_is_not() {
     assert_eq!(ask("Jones", "Will", "2014-02-09", ""), found(6, "as-typed"));
     assert_eq!(ask("", "Suharto", "2018-08-18", ""), found(7, "as-typed"));
     // A misspelt surname: with the postcode, and without it missed by design.
-    assert_eq!(ask("Thisslethwayte", "Oscar", "2013-09-21", "ZC6 6GG"), found(9, "sound-and-postcode"));
-    assert_eq!(ask("Thisslethwayte", "Oscar", "2013-09-21", ""), []);
+    assert_eq!(ask("Thistlethwayte", "Oscar", "2013-09-21", "ZC6 6GG"), found(9, "sound-and-postcode"));
+    assert_eq!(ask("Thistlethwayte", "Oscar", "2013-09-21", ""), []);
     // Restricted: by number only.
     assert_eq!(ask("Hidden", "Person", "2015-11-20", ""), []);
     let number = stage.agent.look_up(stage.numbers[8], "2015-11-20".parse().unwrap()).unwrap();

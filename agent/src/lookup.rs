@@ -123,10 +123,10 @@ pub fn look_up(agent: &Agent, question: &Question) -> Reply {
     match result {
         Err(reason) => limited(agent, &asked.badge, refused(reason, Some(look_up))),
         Ok((answer, found)) => {
-            if let Answer::Flagged { copy } = &answer {
-                if !keep_for_reveal(agent, &asked.badge, look_up, vec![found], false, copy.head) {
-                    return refused(CannotAnswer::VaultLocked, Some(look_up));
-                }
+            if let Answer::Flagged { copy } = &answer
+                && !keep_for_reveal(agent, &asked.badge, look_up, vec![found], false, copy.head)
+            {
+                return refused(CannotAnswer::VaultLocked, Some(look_up));
             }
             limited(
                 agent,

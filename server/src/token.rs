@@ -112,12 +112,15 @@ pub fn fill<S: Store>(
     }
 }
 
+/// A person's tokens, each sealed, by slot.
+type Sealed = (PersonId, Vec<Vec<u8>>);
+
 fn make_parallel(
     missing: &[(PersonId, Vec<Query>)],
     parameters: &LookupParameters,
     storage: &Key,
     cores: usize,
-) -> Result<Vec<(PersonId, Vec<Vec<u8>>)>, Refusal> {
+) -> Result<Vec<Sealed>, Refusal> {
     let share = missing.len().div_ceil(cores).max(1);
     std::thread::scope(|scope| {
         let workers: Vec<_> = missing

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::agent::{Agent, UnlockError};
 use crate::lookup::{self, NameQuestion, Question, RevealError};
-use crate::{bundle, random};
+use crate::{bundle, memory, random};
 
 /// The file that tells local callers, who may read it, where the API is.
 pub const FILE: &str = "api.json";
@@ -203,6 +203,8 @@ async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
         next.run(request).await
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A connection's buffers hold what was asked until it ends.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
@@ -219,7 +221,7 @@ async fn blocking<R: Send + 'static>(
     work: impl FnOnce(&Agent) -> R + Send + 'static,
 ) -> Result<R, Response> {
     let agent = Arc::clone(&api.agent);
-    tokio::task::spawn_blocking(move || work(&agent))
+    tokio::task::spawn_blocking(move || memory::wiping(|| work(&agent)))
         .await
         .map_err(|_| problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the agent failed; see its log"))
 }

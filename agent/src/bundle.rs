@@ -88,7 +88,9 @@ pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<(), BundleError> 
     let transport = Arc::new(opened.map_err(std::io::Error::other)??);
     // One at a time moves the copy: a machine's beliefs are only good while nobody else does.
     let _turn = agent.turn().lock().await;
-    let mut machine = agent.pull_machine(false);
+    // An erased device has nothing to bring up to date.
+    let erased = BundleError::NotTakenIn(Outcome::Failed(Failure::Revoked));
+    let mut machine = agent.pull_machine(false).ok_or(erased)?;
     let mut outcome = Outcome::Failed(Failure::NotFound);
     // A bundle holds snapshots: to a copy that asks for deltas it has not, the machine takes the other road next time.
     for _ in 0..ATTEMPTS {

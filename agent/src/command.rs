@@ -73,6 +73,7 @@ impl From<ClientError> for Failed {
                     "withdrawn"
                     | "slot-in-use"
                     | "wait"
+                    | "tpm-locked-out"
                     | "break-glass-not-allowed"
                     | "break-glass-too-soon"
                     | "not-confirmed" => Exit::NotPermitted,
@@ -96,6 +97,8 @@ impl From<OpenError> for Failed {
     fn from(error: OpenError) -> Self {
         let hint = match &error {
             OpenError::NotEnrolled => Some("enrol it first: cpis-agent enrol --help"),
+            // It says itself what to do.
+            OpenError::DeviceSecret(_) => None,
             OpenError::InUse => Some("the agent is running here: this command talks to it, or stop it first"),
             _ => Some("run `cpis-agent doctor` for what to mend"),
         };
@@ -107,8 +110,10 @@ type Done = Result<Exit, Failed>;
 
 /// Runs a command and gives its exit code.
 pub fn run(cli: &Cli) -> ExitCode {
+    // Every command holds a passphrase or a question at some time.
+    let forbidden = crate::memory::forbid_dumps();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = match runtime {
+    let result = match forbidden.and(runtime) {
         Ok(runtime) => runtime.block_on(dispatch(cli)),
         Err(error) => Err(Failed::new(Exit::Failed, error, None)),
     };
@@ -204,7 +209,10 @@ fn passphrase(args: &PassphraseArgs, prompt: &str) -> Result<Zeroizing<String>, 
 }
 
 async fn enrol(cli: &Cli, args: &EnrolArgs) -> Done {
-    let passphrase = passphrase(&args.passphrase, "New passphrase (twelve characters or more): ")?;
+    let passphrase = passphrase(
+        &args.passphrase,
+        "New passphrase (twelve characters or more), or where a TPM counts a PIN (six digits or more): ",
+    )?;
     let device = enrol::enrol(&cli.dir, &args.invitation, &args.practitioner, &passphrase).await.map_err(|error| {
         let exit = if error.is_unreachable() { Exit::Unreachable } else { Exit::Failed };
         Failed::new(exit, &error, error.hint())
@@ -338,7 +346,13 @@ async fn sync_stopped(cli: &Cli) -> Done {
     let mut bar = output::Bar::new("syncing");
     let watcher = Arc::clone(&agent);
     agent.sync_status().begin();
-    let mut machine = agent.pull_machine(true);
+    let mut push = cpis_protocol::sync::push::Push::new(agent.device(), agent.trust());
+    let Some(mut machine) = agent.pull_machine(true) else {
+        // Erased: what is left to do is the upload.
+        driver::push_once(&agent, &mut push, &transport).await;
+        let hint = Some("what it recorded was offered to the server; enrol it again with a new invitation");
+        return Err(Failed::new(Exit::NotPermitted, "this device was erased", hint));
+    };
     let (outcome, _) = {
         let pull = driver::pull_once(&agent, &mut machine, &transport, Carrier::Live, true);
         tokio::pin!(pull);
@@ -355,7 +369,6 @@ async fn sync_stopped(cli: &Cli) -> Done {
     };
     bar.finish();
     agent.sync_status().finish(outcome, agent.now().time_ms);
-    let mut push = cpis_protocol::sync::push::Push::new(agent.device(), agent.trust());
     driver::push_once(&agent, &mut push, &transport).await;
     let status = tokio::task::spawn_blocking(move || agent.status());
     finish_sync(cli, &status.await.map_err(|error| Failed::new(Exit::Failed, error, None))?)

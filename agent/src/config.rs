@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::device_secret::tpm::Address;
+use crate::device_secret::{Choice, Sources};
+
 /// The file's name in the agent's directory.
 pub const FILE: &str = "agent.toml";
 /// Where the page and the API listen unless configured.
@@ -23,11 +26,22 @@ pub struct Config {
     pub log: String,
     /// The most that the audit journal may take on disk, in MiB.
     pub journal_mib: u32,
+    /// Who keeps the device secret: chosen at enrolment and fixed from then on.
+    pub device_secret: Choice,
+    /// The TPM; without it the machine's own, `/dev/tpmrm0`.
+    pub tpm: Option<Address>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { api: API, drop_folder: None, log: "info".into(), journal_mib: 64 }
+        Self {
+            api: API,
+            drop_folder: None,
+            log: "info".into(),
+            journal_mib: 64,
+            device_secret: Choice::Auto,
+            tpm: None,
+        }
     }
 }
 
@@ -77,6 +91,13 @@ impl Config {
         config.check()
     }
 
+    /// Where the device secret is to be looked for: this, and systemd's directory of credentials.
+    #[must_use]
+    pub fn sources(&self) -> Sources {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        Sources { choice: self.device_secret, tpm: self.tpm.clone(), credentials }
+    }
+
     fn check(self) -> Result<Self, ConfigError> {
         if !self.api.ip().is_loopback() {
             return Err(ConfigError::NotLoopback(self.api));
@@ -104,6 +125,10 @@ mod tests {
         assert_eq!(load("log = \"debug\"").unwrap().log, "debug");
         assert!(matches!(load("api = \"0.0.0.0:80\""), Err(ConfigError::NotLoopback(_))));
         assert!(matches!(load("journal_mib = 1"), Err(ConfigError::Journal(1))));
+        let config = load("device_secret = \"tpm\"\ntpm = \"tcp:127.0.0.1:2321\"").unwrap();
+        assert_eq!((config.device_secret, config.tpm.unwrap().to_string()), (Choice::Tpm, "tcp:127.0.0.1:2321".into()));
+        assert!(load("tpm = \"tcp:10.0.0.1:2321\"").unwrap_err().to_string().contains("this machine only"));
+        assert!(load("device_secret = \"chip\"").is_err());
         let error = load("drop_foldr = \"x\"").unwrap_err().to_string();
         assert!(error.contains("drop_foldr") && error.contains("drop_folder"), "{error}");
     }

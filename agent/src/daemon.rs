@@ -14,7 +14,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::{api, driver, watch as watcher};
+use crate::{api, driver, memory, watch as watcher};
 
 /// How often the idle lock and the floor of trusted time are looked at.
 const TICK: Duration = Duration::from_secs(5);
@@ -92,8 +92,13 @@ async fn timers(agent: Arc<Agent>, mut shutdown: watch::Receiver<bool>) {
         ticks = ticks.wrapping_add(1);
         let (agent, floor) = (Arc::clone(&agent), ticks.is_multiple_of(FLOOR_TICKS));
         let done = tokio::task::spawn_blocking(move || {
-            agent.attend();
-            agent.tell_unrecorded();
+            memory::wiping(|| {
+                agent.attend();
+                agent.tell_unrecorded();
+            });
+            if let Err(error) = agent.erase_if_expired() {
+                tracing::error!(%error, "the erasure is not complete");
+            }
             if floor && let Err(error) = agent.replica().raise_floor(agent.clock().reading()) {
                 tracing::warn!(%error, "the floor of trusted time could not be stored");
             }

@@ -4,7 +4,9 @@
 use serde::Serialize;
 
 use crate::agent::Agent;
-use crate::show;
+use crate::device_secret::Provider;
+use crate::phone::london;
+use crate::{memory, show};
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,7 +45,7 @@ pub struct Examination {
 /// Examines an agent, running or stopped.
 #[must_use]
 pub fn examine(agent: &Agent) -> Examination {
-    let checks = vec![
+    let mut checks = vec![
         clock(agent),
         copy(agent),
         link(agent),
@@ -51,8 +53,10 @@ pub fn examine(agent: &Agent) -> Examination {
         outbox(agent),
         keys(agent),
         permissions(agent),
+        dumps(),
         swap(),
     ];
+    checks.extend(pins(agent));
     Examination { healthy: checks.iter().all(|check| check.result != Result::Failed), checks }
 }
 
@@ -123,8 +127,15 @@ fn link(agent: &Agent) -> Check {
 
 fn lease(agent: &Agent) -> Check {
     let reading = agent.clock().reading();
-    if agent.is_revoked() {
-        return check("lease", Result::Failed, "this device has been withdrawn from use".into(), "hand it in");
+    if let Some(erasure) = agent.erasure() {
+        let finding =
+            format!("erased ({:?}): every key was destroyed, {} records went", erasure.cause, erasure.records);
+        let hint = "let it upload what it recorded, then enrol it again with a new invitation in a new directory";
+        return check("lease", Result::Failed, finding, hint);
+    }
+    if agent.barred().is_some() {
+        let finding = "this device has been suspended".into();
+        return check("lease", Result::Failed, finding, "ask the operator to resume it");
     }
     let Some(now) = agent.replica().clock().now(reading) else {
         let finding = "the present time is not known, so the lease counts as over".into();
@@ -160,17 +171,40 @@ fn outbox(agent: &Agent) -> Check {
 }
 
 fn keys(agent: &Agent) -> Check {
-    let kind = agent.device_secret_kind();
-    if kind.contains("file") {
-        check(
+    let secret = agent.device_secret();
+    let since = secret.since_ms().map_or_else(String::new, |ms| format!(", since {}", london(ms)));
+    let finding = format!("device secret: {}{since}", secret.provider().words());
+    match secret.provider() {
+        Provider::File => check(
             "keys",
             Result::Warning,
-            format!("device secret: {kind}"),
-            "on hardware with a TPM or a platform keystore, keep it there",
-        )
-    } else {
-        check("keys", Result::Good, format!("device secret: {kind}"), "")
+            format!("{finding} (no hardware protection: a copied disk brings it along)"),
+            "on a machine with a TPM, or with a systemd credential, enrol anew with device_secret = \"auto\"",
+        ),
+        Provider::Tpm | Provider::Credential => check("keys", Result::Good, finding, ""),
     }
+}
+
+/// Whether PINs may be used here, and whether the TPM is locked to them just now.
+fn pins(agent: &Agent) -> Option<Check> {
+    let attempts = match agent.device_secret().tpm()?.attempts() {
+        Ok(attempts) => attempts,
+        Err(error) => {
+            let remedy = "look-ups go on; restarting the agent needs the TPM";
+            return Some(check("pins", Result::Failed, error.to_string(), remedy));
+        }
+    };
+    let counts = format!(
+        "the TPM remembers {} wrong PINs, locks at {}, forgets one in {} s",
+        attempts.wrong, attempts.most, attempts.forgets_one_in_s
+    );
+    Some(match attempts.protect_a_pin() {
+        _ if attempts.locked => {
+            check("pins", Result::Warning, format!("locked: {counts}"), "wait, or unlock with a passphrase")
+        }
+        Ok(()) => check("pins", Result::Good, format!("accepted: {counts}"), ""),
+        Err(why) => check("pins", Result::Warning, format!("not accepted: {why}"), "passphrases are, as everywhere"),
+    })
 }
 
 fn permissions(agent: &Agent) -> Check {
@@ -192,6 +226,19 @@ fn permissions(agent: &Agent) -> Check {
             format!("the state directory cannot be read: {error}"),
             "run as the agent's user",
         ),
+    }
+}
+
+fn dumps() -> Check {
+    if memory::dumps_are_forbidden() {
+        check("core-dumps", Result::Good, "the agent leaves none".into(), "")
+    } else {
+        check(
+            "core-dumps",
+            Result::Warning,
+            "a core dump of the agent would hold keys".into(),
+            "set the core limit of the agent's service to 0 (LimitCORE=0) and start it again",
+        )
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cpis_protocol::audit::ErasureCause;
 use cpis_protocol::clock::{Carrier, Reading};
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sync::pull::{self, Pull};
@@ -12,14 +13,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
-use crate::builder;
 use crate::port::Transport;
 use crate::status::Progress;
+use crate::{builder, memory};
 
 /// Runs blocking work of the agent off the async threads; a panic in it counts as a failed store.
 async fn blocking<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {
     let agent = Arc::clone(agent);
-    tokio::task::spawn_blocking(move || work(&agent)).await.ok()
+    tokio::task::spawn_blocking(move || memory::wiping(|| work(&agent))).await.ok()
 }
 
 /// The same on the builder's one thread: for what needs megabytes of memory for a moment.
@@ -73,7 +74,10 @@ pub async fn pull_once<T: Transport>(
             pull::Effect::Apply(plan) => {
                 let asked_ms = plan.asked_ms;
                 match building(agent, move |a| a.apply(*plan, carrier, asked(a, asked_ms))).await {
-                    Some(Ok(result)) => pull::Input::Applied(result),
+                    Some(Ok(result)) => {
+                        let _ = blocking(agent, Agent::receipt_for_update).await;
+                        pull::Input::Applied(result)
+                    }
                     Some(Err(error)) => {
                         tracing::error!(%error, "the new copy could not be stored");
                         pull::Input::StoreFailed
@@ -81,8 +85,11 @@ pub async fn pull_once<T: Transport>(
                     None => pull::Input::StoreFailed,
                 }
             }
-            pull::Effect::Revoke => {
-                let _ = blocking(agent, Agent::set_revoked).await;
+            pull::Effect::Suspend { number } => stored(blocking(agent, move |a| a.suspend(number)).await),
+            pull::Effect::Erase => {
+                if let Some(Err(error)) = blocking(agent, |a| a.erase(ErasureCause::Withdrawn)).await {
+                    tracing::error!(%error, "the erasure is not complete");
+                }
                 return (pull::Outcome::Failed(Failure::Revoked), agent.now().tick_ms + 300_000);
             }
             pull::Effect::Wait { until_ms, outcome } => return (outcome, until_ms),
@@ -111,17 +118,29 @@ fn stored<E: core::fmt::Display>(result: Option<Result<(), E>>) -> pull::Input {
 
 /// Keeps the copy up to date until shutdown. Waits for nothing that the upload does.
 pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdown: watch::Receiver<bool>) {
-    let mut machine = agent.pull_machine(true);
+    let mut held = agent.pull_machine(true);
     let mut now = false;
     loop {
+        if agent.erasure().is_some() {
+            held = None;
+        }
+        let Some(machine) = held.as_mut() else {
+            // Erased: what is left to do is the upload.
+            agent.sync_status().finish(pull::Outcome::Failed(Failure::Revoked), None);
+            agent.wake_push().notify_one();
+            let _ = shutdown.changed().await;
+            return;
+        };
         agent.sync_status().begin();
         let attempt = async {
             let _turn = agent.turn().lock().await;
             // A bundle or a repair may have moved the copy since the machine last looked.
-            if agent.copy_moved() {
-                machine = agent.pull_machine(true);
+            if agent.copy_moved()
+                && let Some(fresh) = agent.pull_machine(true)
+            {
+                *machine = fresh;
             }
-            pull_once(&agent, &mut machine, &transport, Carrier::Live, now).await
+            pull_once(&agent, machine, &transport, Carrier::Live, now).await
         };
         let (outcome, until_ms) = tokio::select! {
             done = attempt => done,

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use cpis_protocol::clock::Carrier;
 use cpis_protocol::enrol::{EnrolReply, EnrolRequest, Invitation};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::{ChainId, DeviceId, PractitionerId};
@@ -15,9 +16,10 @@ use cpis_protocol::{Refusal, codec, limits};
 
 use crate::agent;
 use crate::clock::SystemClock;
-use crate::device_secret::{DeviceSecret, DeviceSecretError};
+use crate::config::{Config, ConfigError};
+use crate::device_secret::{Chosen, DeviceSecret, DeviceSecretError};
 use crate::journal::{Journal, JournalError, Options};
-use crate::keyslot::{Contents, Keyslot, KeyslotError, NewSlot, PassphraseProblem, check_passphrase};
+use crate::keyslot::{Contents, Keyslot, KeyslotError, NewSlot, PassphraseProblem};
 use crate::port::{Clock, Transport as _};
 use crate::random::{OsRandom, RandomError};
 use crate::transport::{HttpTransport, TransportError};
@@ -64,6 +66,9 @@ pub enum EnrolError {
     /// The device secret could not be made.
     #[error(transparent)]
     DeviceSecret(#[from] DeviceSecretError),
+    /// `agent.toml` cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The operating system gives no randomness.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -112,7 +117,11 @@ pub async fn enrol(
     let invitation = Invitation::from_text(&text).map_err(EnrolError::Invitation)?;
     let practitioner =
         PractitionerId::new(practitioner).ok().filter(|p| !p.is_empty()).ok_or(EnrolError::Practitioner)?;
-    check_passphrase(passphrase)?;
+    // Before the network is touched: who keeps the secret, and whether a PIN may be used, is known and proved.
+    let sources = Config::load(directory)?.sources();
+    let found = tokio::task::spawn_blocking(move || Chosen::find(&sources)).await;
+    let chosen = found.map_err(|error| EnrolError::Io(std::io::Error::other(error)))??;
+    chosen.check_new(passphrase)?;
     let trust = Trust::pin(&invitation.root).map_err(EnrolError::Invitation)?;
     let signer = Signer::from_seed(OsRandom::bytes()?);
     let vault = OpeningKey::from_seed(OsRandom::bytes()?);
@@ -124,8 +133,10 @@ pub async fn enrol(
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
     let authority = trust.root().authority_certificate();
-    let transport = HttpTransport::new(&invitation.url, authority, None, clock, trust.root().issued_ms)?;
+    let transport = HttpTransport::new(&invitation.url, authority, None, Arc::clone(&clock), trust.root().issued_ms)?;
     let body = request.sign(&signer).map_err(EnrolError::Refused)?;
+    // Enrolment is the first word of the server itself: without it a device that lives on bundles knows no time.
+    let asked = clock.reading();
     let reply = transport.send(Request::Enrol(body)).await.map_err(EnrolError::Failed)?;
     let (trust, reply) = follow_roots(trust, &reply).map_err(EnrolError::Refused)?;
     let device = DeviceId::of(&signer.public_key());
@@ -139,6 +150,8 @@ pub async fn enrol(
     contents.grant = grant.bytes().to_vec();
     contents.root = trust.root().bytes().to_vec();
     contents.url = invitation.url;
+    contents.clock.set_rule(grant.policy.clock_after_restart);
+    contents.clock.observe(grant.issued_ms, Carrier::Live, asked);
     let slot = NewSlot {
         practitioner,
         cost: grant.policy.passphrase_cost,
@@ -150,11 +163,11 @@ pub async fn enrol(
     let write = tokio::task::spawn_blocking(move || -> Result<(), EnrolError> {
         crate::durable::create_dir(&directory)?;
         // What an earlier attempt left before it had a keyslot file belongs to a device that nobody knows.
-        discard(&directory.join(agent::DEVICE_SECRET))?;
+        DeviceSecret::discard(&directory)?;
         discard(&directory.join(STAGED))?;
         // A journal may hold the only copy of events that were never uploaded: it is set aside, never deleted.
         set_aside(&directory.join(agent::JOURNAL))?;
-        let secret = DeviceSecret::create_file(&directory.join(agent::DEVICE_SECRET), &mut OsRandom)?;
+        let secret = DeviceSecret::create(&directory, chosen, slot.created_ms, &mut OsRandom)?;
         Journal::create(&directory.join(agent::JOURNAL), device, ChainId(OsRandom::bytes()?), Options::default())?;
         // Until the slot is in it, the file is under another name: a crash leaves a directory to enrol again.
         let (staged, keyslot) = (directory.join(STAGED), directory.join(agent::KEYSLOT));

@@ -24,6 +24,7 @@ pub mod journal;
 pub mod keyslot;
 pub mod local_keys;
 pub mod lookup;
+pub mod memory;
 pub mod output;
 pub mod phone;
 pub mod port;

@@ -53,6 +53,9 @@ impl GenerationKeys for LocalKeys {
 
     fn add(&self, keys: &[(FeedId, Generation, &Key)]) -> Result<(), StoreError> {
         let result = self.keyslot().update(|contents| {
+            if contents.erasure.is_some() {
+                return Err(KeyslotError::Erased);
+            }
             keys.iter().try_for_each(|(feed, generation, key)| contents.set_local_key(*feed, *generation, copy(key)))
         });
         result.map_err(|error| failed(&error))

@@ -228,7 +228,7 @@ fn admit(agent: &Agent, reading: Reading) -> Result<(i64, Freshness), CannotAnsw
     let state = CopyState {
         as_at_ms: view.beat.as_ref().map(|beat| beat.issued_ms),
         verified: view.is_proved(),
-        revoked: agent.is_revoked(),
+        barred: agent.barred(),
         lease_until_ms: grant.lease_until_ms,
         policy: &grant.policy,
     };

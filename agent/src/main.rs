@@ -4,6 +4,11 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes whatever is freed: requests, passphrases, parsed questions and answers, wherever a library copied them to.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<std::alloc::System> = ZeroAlloc(std::alloc::System);
 
 fn main() -> ExitCode {
     let cli = cpis_agent::cli::Cli::parse();

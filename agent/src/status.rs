@@ -78,6 +78,15 @@ pub struct OutboxStatus {
     pub space: String,
 }
 
+/// Who keeps the device secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SecretStatus {
+    /// `tpm`, `credential` or `file`.
+    pub provider: String,
+    /// Since when, by the server's signed time.
+    pub since_ms: Option<i64>,
+}
+
 /// Everything.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -99,6 +108,8 @@ pub struct Status {
     pub server: String,
     /// The server withdrew this device.
     pub revoked: bool,
+    /// Who keeps the device secret.
+    pub device_secret: SecretStatus,
     /// Who has the vault open.
     pub unlocked_by: Option<String>,
     /// What they may still do.
@@ -189,6 +200,7 @@ pub const fn describe_failure(failure: Failure) -> &'static str {
         Failure::EndlessReply => "the reply is longer than an honest one can be",
         Failure::Unauthorised => "the server does not accept this device",
         Failure::Revoked => "this device has been withdrawn from use",
+        Failure::Suspended => "this device has been suspended",
         Failure::Refused => "the server refuses the request",
     }
 }

@@ -69,9 +69,10 @@ fn keys_of(grant: &Grant, previous: Option<&Grant>, opening: &OpeningKey) -> Res
     })
 }
 
-/// The vault of the device: open or not.
+/// The vault of the device: open or not. The session is boxed, because taking a value out of its place may leave the
+/// bytes there: of a box, an address.
 #[derive(Debug, Default)]
-pub struct Vault(Mutex<Option<Session>>);
+pub struct Vault(Mutex<Option<Box<Session>>>);
 
 impl Vault {
     /// Opens the feed keys of a grant, and of the previous one while the copy needs it, for a practitioner. An earlier
@@ -91,7 +92,7 @@ impl Vault {
         let idle_ms = u64::from(grant.policy.idle_lock_s) * 1000;
         let session =
             Session { badge, keys, revealable: BTreeMap::new(), opening, idle_ms, last_used_boot_ms: boot_ms };
-        Ok(self.lock_state().replace(session).map(|before| before.badge.clone()))
+        Ok(self.lock_state().replace(Box::new(session)).map(|before| before.badge.clone()))
     }
 
     /// Ends the session; the badge tells whose it was.
@@ -102,6 +103,9 @@ impl Vault {
     /// Ends the session if nobody has used it for too long.
     pub fn close_if_idle(&self, boot_ms: u64) -> Option<Badge> {
         let mut state = self.lock_state();
+        if let Some(session) = state.as_mut() {
+            session.revealable.retain(|_, details| boot_ms < details.until_boot_ms);
+        }
         let idle = state.as_ref().is_some_and(|s| boot_ms.saturating_sub(s.last_used_boot_ms) >= s.idle_ms);
         if idle { state.take().map(|session| session.badge.clone()) } else { None }
     }
@@ -147,7 +151,7 @@ impl Vault {
         self.lock_state().as_ref().map(|session| session.badge.clone())
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, Option<Session>> {
+    fn lock_state(&self) -> MutexGuard<'_, Option<Box<Session>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

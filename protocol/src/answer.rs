@@ -188,8 +188,8 @@ pub struct CopyState<'a> {
     pub as_at_ms: Option<UnixMs>,
     /// Whether every feed's recomputed root equalled the signed one, since this process started.
     pub verified: bool,
-    /// Whether the server said that this device is revoked.
-    pub revoked: bool,
+    /// Why the device may answer nothing at all: withdrawn, suspended, erased.
+    pub barred: Option<CannotAnswer>,
     /// The end of the lease.
     pub lease_until_ms: UnixMs,
     /// The site's policy.
@@ -201,8 +201,8 @@ pub struct CopyState<'a> {
 /// # Errors
 /// [`CannotAnswer`], the gravest reason first.
 pub fn admit(copy: &CopyState<'_>, clock: &TrustedClock, reading: Reading) -> Result<(i64, Freshness), CannotAnswer> {
-    if copy.revoked {
-        return Err(CannotAnswer::Revoked);
+    if let Some(reason) = copy.barred {
+        return Err(reason);
     }
     let as_at_ms = copy.as_at_ms.ok_or(CannotAnswer::NeverSynced)?;
     if !copy.verified {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     fn state(policy: &Policy) -> CopyState<'_> {
-        CopyState { as_at_ms: Some(T0), verified: true, revoked: false, lease_until_ms: T0 + 1000 * HOUR, policy }
+        CopyState { as_at_ms: Some(T0), verified: true, barred: None, lease_until_ms: T0 + 1000 * HOUR, policy }
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
         let good = state(&policy);
         let ask = |state: CopyState<'_>| admit(&state, &clock(), reading(0)).err();
         assert_eq!(ask(good), None);
-        assert_eq!(ask(CopyState { revoked: true, ..good }), Some(CannotAnswer::Revoked));
+        assert_eq!(ask(CopyState { barred: Some(CannotAnswer::Revoked), ..good }), Some(CannotAnswer::Revoked));
         assert_eq!(ask(CopyState { as_at_ms: None, ..good }), Some(CannotAnswer::NeverSynced));
         assert_eq!(ask(CopyState { verified: false, ..good }), Some(CannotAnswer::IntegrityFailure));
         assert_eq!(ask(CopyState { lease_until_ms: T0, ..good }), Some(CannotAnswer::LeaseExpired));

@@ -77,6 +77,12 @@ struct FeedKeyEntry {
     key: [u8; 32],
 }
 
+impl Drop for FeedKeyEntry {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.key);
+    }
+}
+
 /// A feed's key and where it is good, on its way into a grant.
 #[derive(Debug)]
 pub struct NamedFeedKey {

@@ -9,7 +9,7 @@
 //! | 1 | [`codec`], [`digest`], [`id`], [`name`] |
 //! | 2 | [`sign`], [`seal`], [`flag`], [`clock`] |
 //! | 3 | [`trust`], [`tree`], [`query`], [`policy`] |
-//! | 4 | [`question`], [`cell`], [`head`], [`grant`], [`audit`], [`enrol`] |
+//! | 4 | [`question`], [`cell`], [`head`], [`grant`], [`audit`], [`enrol`], [`withdrawal`] |
 //! | 5 | [`answer`], [`message`], [`replica`], [`bundle`] |
 //! | 6 | [`sync`] |
 
@@ -47,6 +47,7 @@ pub mod sync;
 pub mod text;
 pub mod tree;
 pub mod trust;
+pub mod withdrawal;
 
 pub use refusal::Refusal;
 

@@ -33,6 +33,8 @@ pub const AUDIT_BATCH_BYTES_MAX: usize = 64 * 1024;
 pub const RECEIPT_BYTES_MAX: usize = 1024;
 /// Enrolment request and response.
 pub const ENROL_BYTES_MAX: usize = 512 * 1024;
+/// A device's report of itself, and the reply to it, which may carry a certificate.
+pub const REPORT_BYTES_MAX: usize = 8 * 1024;
 /// An invitation, before its text form.
 pub const INVITATION_BYTES_MAX: usize = ROOT_BYTES_MAX + 1024;
 /// A bundle file: a national scope is about 45 MiB.

@@ -6,8 +6,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::digest::Hash;
-use crate::id::{Epoch, FeedId, FeedSeq, ScopeId, hex, unhex};
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Epoch, FeedId, FeedSeq, ScopeId, UnixMs, hex, unhex};
 use crate::limits;
+use crate::text::Text;
 
 /// Something that the agent asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub enum Request {
     },
     /// An audit batch; the reply is a signed receipt.
     Audit(Vec<u8>),
+    /// The device's [`DeviceReport`]; the reply is a [`DeviceReply`].
+    Report(Vec<u8>),
 }
 
 impl Request {
@@ -74,14 +79,15 @@ impl Request {
             Self::Manifest { feed, epoch, seq } => format!("/v1/feed/{feed}/{epoch:016x}/snapshot/{seq}"),
             Self::Chunk { feed, epoch, seq, index } => format!("/v1/feed/{feed}/{epoch:016x}/snapshot/{seq}/{index}"),
             Self::Audit(_) => "/v1/audit".into(),
+            Self::Report(_) => "/v1/device".into(),
         }
     }
 
-    /// The body, for the two requests that have one; the others are GET.
+    /// The body, for the requests that have one; the others are GET.
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {
         match self {
-            Self::Enrol(body) | Self::Audit(body) => Some(body),
+            Self::Enrol(body) | Self::Audit(body) | Self::Report(body) => Some(body),
             Self::Grant
             | Self::Beat(_)
             | Self::Head(_)
@@ -144,6 +150,7 @@ impl Request {
             Self::Delta { .. } | Self::Chunk { .. } => limits::OBJECT_BYTES_MAX,
             Self::Manifest { .. } => limits::MANIFEST_BYTES_MAX,
             Self::Audit(_) => limits::RECEIPT_BYTES_MAX,
+            Self::Report(_) => limits::REPORT_BYTES_MAX,
         }
     }
 
@@ -158,9 +165,34 @@ impl Request {
             | Self::Delta { .. }
             | Self::Manifest { .. }
             | Self::Chunk { .. } => true,
-            Self::Enrol(_) | Self::Grant | Self::Beat(_) | Self::Audit(_) => false,
+            Self::Enrol(_) | Self::Grant | Self::Beat(_) | Self::Audit(_) | Self::Report(_) => false,
         }
     }
+}
+
+/// What a device says of itself before it asks for its grant. Holds no identity of any person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceReport {
+    // R184
+    /// The program's version.
+    pub version: Text<24>,
+    /// What keeps the device secret, e.g. `file`, `tpm`.
+    pub secret: Text<24>,
+    /// The version of the trusted root.
+    pub root_version: u32,
+    /// The end of the TLS certificate in use.
+    pub certificate_until_ms: UnixMs,
+    /// How often the glass was broken since enrolment.
+    pub break_glass: u32,
+    /// Look-ups that could not be recorded when they were answered, since enrolment.
+    pub unrecorded: u32,
+}
+
+/// The reply to a report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceReply {
+    /// A new certificate for the same key (DER); empty when the present one is good for long enough.
+    pub certificate: Vec<u8>, // R185
 }
 
 /// Decimal digits without sign or leading zero, so that one object has one path.
@@ -186,8 +218,10 @@ pub enum Failure {
     EndlessReply,
     /// The device is not known, or may not ask this.
     Unauthorised,
-    /// The device was revoked.
+    /// Something says that the device was revoked: only a signed [`crate::withdrawal::Withdrawal`] proves it.
     Revoked,
+    /// Something says that the device is suspended: only a signed withdrawal proves it.
+    Suspended,
     /// The server refuses the request itself.
     Refused,
 }
@@ -196,12 +230,15 @@ pub enum Failure {
 pub const REASON_HEADER: &str = "cpis-reason";
 /// The value of [`REASON_HEADER`] for a revoked device.
 pub const REASON_REVOKED: &str = "revoked";
+/// The value of [`REASON_HEADER`] for a suspended device.
+pub const REASON_SUSPENDED: &str = "suspended";
 
 /// What an HTTP status other than 200 means. A pure table.
 #[must_use]
 pub fn classify(status: u16, reason: Option<&str>, retry_after_s: Option<u32>) -> Failure {
     match status {
         403 if reason == Some(REASON_REVOKED) => Failure::Revoked, // R132
+        403 if reason == Some(REASON_SUSPENDED) => Failure::Suspended,
         401 | 403 => Failure::Unauthorised,
         404 | 410 => Failure::NotFound,
         413 => Failure::TooLarge,
@@ -240,6 +277,7 @@ mod tests {
     #[test]
     fn statuses() {
         assert_eq!(classify(403, Some("revoked"), None), Failure::Revoked);
+        assert_eq!(classify(403, Some("suspended"), None), Failure::Suspended);
         assert_eq!(classify(403, None, None), Failure::Unauthorised);
         assert_eq!(classify(503, None, Some(9)), Failure::Retry(Some(9)));
         assert_eq!(classify(404, None, None), Failure::NotFound);

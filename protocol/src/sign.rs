@@ -33,6 +33,8 @@ pub enum Kind {
     Receipt = 5,
     /// A device's request to be enrolled.
     Enrol = 6,
+    /// The word that a device is withdrawn.
+    Withdrawal = 7,
 }
 
 /// An Ed25519 public key.

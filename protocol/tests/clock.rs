@@ -160,7 +160,7 @@ proptest! {
                 prop_assert!(now <= world.truth, "{} ms ahead after {step:?}", now - world.truth);
             }
             let lease_until_ms = T0 + lease;
-            let copy = CopyState { as_at_ms: world.as_at, verified: true, revoked: false, lease_until_ms, policy: &policy };
+            let copy = CopyState { as_at_ms: world.as_at, verified: true, barred: None, lease_until_ms, policy: &policy };
             if let Ok((age_s, freshness)) = answer::admit(&copy, &world.clock, world.reading()) {
                 let true_age = world.as_at.map_or(0, |as_at| world.truth - as_at);
                 prop_assert!(age_s * 1000 >= true_age - BEAT_LIFE - 1000, "looks {age_s} s old and is {true_age} ms");

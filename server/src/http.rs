@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Respon
 use axum::routing::get;
 use cpis_protocol::id::DeviceId;
 use cpis_protocol::limits;
-use cpis_protocol::message::{REASON_HEADER, REASON_REVOKED, Request};
+use cpis_protocol::message::{REASON_HEADER, REASON_REVOKED, REASON_SUSPENDED, Request};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
@@ -90,7 +90,8 @@ async fn read(peer: Option<DeviceId>, http: HttpRequest<Body>) -> Result<Request
         // A request to enrol is smaller than a beat; its reply is what needs room.
         (&Method::POST, "/v1/enrol") => (limits::BEAT_BYTES_MAX, Request::Enrol),
         (&Method::POST, "/v1/audit") if peer.is_some() => (limits::AUDIT_BATCH_BYTES_MAX, Request::Audit),
-        (&Method::POST, "/v1/audit") => return Err(ServiceError::Unauthorised),
+        (&Method::POST, "/v1/device") if peer.is_some() => (limits::REPORT_BYTES_MAX, Request::Report),
+        (&Method::POST, "/v1/audit" | "/v1/device") => return Err(ServiceError::Unauthorised),
         _ => return Err(ServiceError::NotFound),
     };
     let body = axum::body::to_bytes(http.into_body(), limit).await.map_err(|_| ServiceError::TooLarge)?;
@@ -102,6 +103,7 @@ fn refuse(error: &ServiceError) -> Response<Body> {
         ServiceError::NotFound => (StatusCode::NOT_FOUND, None),
         ServiceError::Unauthorised => (StatusCode::FORBIDDEN, None),
         ServiceError::Revoked => (StatusCode::FORBIDDEN, Some(REASON_REVOKED)),
+        ServiceError::Suspended => (StatusCode::FORBIDDEN, Some(REASON_SUSPENDED)),
         ServiceError::Refused(code) => (StatusCode::BAD_REQUEST, Some(*code)),
         ServiceError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, None),
         ServiceError::Retry(_) => (StatusCode::SERVICE_UNAVAILABLE, None),

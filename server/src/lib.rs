@@ -6,6 +6,7 @@ pub mod ceremony;
 pub mod certificate;
 pub mod clock;
 pub mod config;
+pub mod dumps;
 pub mod entropy;
 pub mod export;
 pub mod home;

@@ -3,6 +3,7 @@
 
 mod audit;
 mod beat;
+mod device;
 mod enrol;
 mod grant;
 pub(crate) mod objects;
@@ -37,9 +38,12 @@ pub enum ServiceError {
     /// No certificate, an unknown device, or something that this device may not ask.
     #[error("not allowed")]
     Unauthorised,
-    /// The device was revoked.
+    /// The device was withdrawn for good.
     #[error("revoked")]
     Revoked,
+    /// The device is suspended.
+    #[error("suspended")]
+    Suspended,
     /// The request itself is refused.
     #[error("refused: {0}")]
     Refused(&'static str),
@@ -109,8 +113,8 @@ pub struct Service<S: Store> {
 enum Admitted {
     /// May ask for everything that its scope covers.
     Active(DeviceRow),
-    /// Was withdrawn.
-    Revoked(DeviceRow),
+    /// Is withdrawn, for now or for good.
+    Withdrawn(DeviceRow),
 }
 
 impl<S: Store> std::fmt::Debug for Service<S> {
@@ -191,10 +195,15 @@ impl<S: Store> Service<S> {
         }
         let device = match self.admit(peer)? {
             Admitted::Active(device) => device,
-            // A withdrawn device gets nothing, but what it has to report is evidence.
-            Admitted::Revoked(device) => {
+            // A withdrawn device gets nothing but the word that it is, and the roots to verify that with; what it has
+            // to report is evidence.
+            Admitted::Withdrawn(device) => {
                 return match request {
                     Request::Audit(body) => self.audit(&device, &body, now_ms),
+                    Request::Report(body) => self.report(&device, &body, now_ms),
+                    Request::Root(version) => self.root(version),
+                    Request::Grant => self.withdrawal(&device, now_ms),
+                    _ if device.state == DeviceState::Suspended => Err(ServiceError::Suspended),
                     _ => Err(ServiceError::Revoked),
                 };
             }
@@ -214,6 +223,7 @@ impl<S: Store> Service<S> {
             Request::Manifest { feed, epoch, seq } => (self.manifest(&device, feed, epoch, seq)?, None),
             Request::Chunk { feed, epoch, seq, index } => (self.chunk(&device, feed, epoch, seq, index)?, None),
             Request::Audit(body) => (self.audit(&device, &body, now_ms)?, None),
+            Request::Report(body) => (self.report(&device, &body, now_ms)?, None),
         };
         self.note(&device, now_ms, gseq);
         Ok(reply)
@@ -225,7 +235,9 @@ impl<S: Store> Service<S> {
         let device = self.store.read(|tx| tx.device(peer))?.ok_or(ServiceError::Unauthorised)?;
         Ok(match device.state {
             DeviceState::Active => Admitted::Active(device),
-            DeviceState::Revoked => Admitted::Revoked(device),
+            DeviceState::Revoked | DeviceState::Suspended | DeviceState::Lost | DeviceState::Retired => {
+                Admitted::Withdrawn(device)
+            }
         })
     }
 

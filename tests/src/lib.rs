@@ -4,8 +4,10 @@
 pub mod bench;
 pub mod loopback;
 pub mod lossyfs;
+pub mod memory;
 pub mod needles;
 pub mod process;
 pub mod publisher;
 pub mod scene;
 pub mod site;
+pub mod swtpm;

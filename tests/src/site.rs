@@ -2,6 +2,7 @@
 //! It must not use anything that an operator does not have, but for knowing whom the synthetic register holds.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -242,6 +243,13 @@ impl Site {
         std::fs::write(&passphrase, PASSPHRASE)?;
         run(self.command()?.args(["device", "invite", "--scope", scope, "--site", site, "--out"]).arg(&invitation))?;
         let agent = AgentSite { directory: directory.join("agent"), passphrase };
+        // The machine's own TPM, where there is one, is left alone.
+        let config = agent.directory.join("agent.toml");
+        if !config.exists() {
+            std::fs::create_dir_all(&agent.directory)?;
+            std::fs::set_permissions(&agent.directory, PermissionsExt::from_mode(0o700))?;
+            std::fs::write(&config, "device_secret = \"file\"\n")?;
+        }
         run(agent
             .command()?
             .args(["enrol", "--practitioner", PRACTITIONER, "--invitation"])

@@ -84,6 +84,7 @@ impl UnlockError {
             Self::Vault(VaultError::WrongPassphrase { .. }) => "wrong-passphrase",
             Self::Vault(VaultError::Wait { .. }) => "wait",
             Self::Vault(VaultError::Closed | VaultError::JustClosed) => "slot-closed",
+            Self::Vault(VaultError::LockedOut) => "tpm-locked-out",
             Self::Vault(VaultError::NoSlot) => "no-slot",
             Self::Vault(_) => "vault-failed",
             Self::AgeUnknown => "age-unknown",

@@ -15,6 +15,11 @@ use crate::keyslot::KeyslotError;
 use crate::port::StoreError;
 
 impl Agent {
+    /// The newest grant as it was signed; `None` once erased.
+    pub(super) fn signed_grant(&self) -> Option<Arc<Verified<Grant>>> {
+        self.grant.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
     /// The grant before the newest, while the copy needs it.
     pub(super) fn previous_grant(&self) -> Option<Arc<Verified<Grant>>> {
         self.previous.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -28,10 +33,14 @@ impl Agent {
         let grant = Arc::new(grant);
         let previous = self.still_needed(&grant);
         let closed = self.keys.keyslot().destroy(|contents| {
+            if contents.erasure.is_some() {
+                // Erased meanwhile: no key may come back.
+                return Err(KeyslotError::Erased);
+            }
             contents.grant = grant.bytes().to_vec();
             contents.previous_grant = previous.as_ref().map_or_else(Vec::new, |previous| previous.bytes().to_vec());
-            // A grant from the server itself proves that the device is not withdrawn.
-            contents.revoked = false;
+            // A grant with a higher number proves that the device is no longer suspended.
+            contents.suspended = false;
             // R162
             let badged = |who| grant.badges.iter().any(|badge| badge.practitioner == who);
             Ok(contents.retain_slots(badged))
@@ -39,13 +48,13 @@ impl Agent {
         if closed > 0 {
             tracing::info!(closed, "slots of people without a badge were destroyed");
         }
-        self.revoked.store(false, std::sync::atomic::Ordering::Release);
         self.replica.set_clock_rule(grant.policy.clock_after_restart);
         self.replica.observe(grant.issued_ms, Carrier::Live, asked);
         // First the grants, then the session: an unlock in between takes the new ones.
         let before = {
+            let next = (Arc::new((**grant).clone()), Some(Arc::clone(&grant)));
             let mut current = self.grant.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, Arc::clone(&grant))
+            std::mem::replace(&mut *current, next).0
         };
         *self.previous.write().unwrap_or_else(PoisonError::into_inner) = previous;
         self.renew_session(before.policy == grant.policy);
@@ -66,7 +75,7 @@ impl Agent {
 
     /// Destroys the previous grant once the copy does without it; when the disk refuses, the next flip tries again.
     fn settle_grants(&self) {
-        let grant = self.grant();
+        let Some(grant) = self.signed_grant() else { return };
         if self.previous_grant().is_none() || self.still_needed(&grant).is_some() {
             return;
         }
@@ -89,7 +98,7 @@ impl Agent {
         if newest.scope != head.scope || newest.covers(head) {
             return None;
         }
-        let held = [Some(self.grant()), self.previous_grant()];
+        let held = [self.signed_grant(), self.previous_grant()];
         held.into_iter().flatten().find(|grant| grant.scope == head.scope && grant.covers(head))
     }
 

@@ -1,6 +1,7 @@
 //! The agent itself: the one place that puts adapters together, and the state that the use cases share.
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
+mod erase;
 mod error;
 mod grants;
 mod limits;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
-use cpis_protocol::audit::{AuditEvent, Batch, LockCause, Moment, Receipt};
+use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
 use cpis_protocol::clock::Carrier;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
@@ -44,8 +45,6 @@ pub use self::report::{Outbox, WaitingEvent};
 
 /// The keyslot file's name.
 pub const KEYSLOT: &str = "keyslot";
-/// The device secret's name.
-pub const DEVICE_SECRET: &str = "device.secret";
 /// The journal's directory.
 pub const JOURNAL: &str = "journal";
 /// The replica's directory.
@@ -62,13 +61,12 @@ pub struct Agent {
     signer: Signer,
     device: DeviceId,
     trust: RwLock<Trust>,
-    grant: RwLock<Arc<Verified<Grant>>>,
+    grant: RwLock<(Arc<Grant>, Option<Arc<Verified<Grant>>>)>,
     previous: RwLock<Option<Arc<Verified<Grant>>>>,
     journal: Journal,
     replica: Replica<SledStore, LocalKeys>,
     vault: Vault,
     status: SyncStatus,
-    revoked: AtomicBool,
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
@@ -96,16 +94,21 @@ impl Agent {
         }
         let lock = Self::wait_for_lock(&directory.join(LOCK))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
-        let secret = DeviceSecret::open_file(&directory.join(DEVICE_SECRET))?;
+        let secret = DeviceSecret::open(directory, &config.sources())?;
         let mut keyslot = Keyslot::open(&directory.join(KEYSLOT), &secret)?;
         let contents = keyslot.contents();
         // The keyslot's own copy stays where it is; this one signs audit links and the TLS handshake.
         let signer = Signer::from_seed(*contents.signer.seed());
         let device = DeviceId::of(&signer.public_key());
         let trust = Trust::pin(&contents.root).map_err(OpenError::Refused)?;
-        let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
+        let (grant, signed) = match &contents.erasure {
+            Some(erasure) => (erase::remains(erasure, device), None),
+            None => {
+                let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
+                ((*grant).clone(), Some(Arc::new(grant)))
+            }
+        };
         let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
-        let revoked = AtomicBool::new(contents.revoked);
         let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
         let options = Options { capacity_bytes, ..Options::default() };
         let (journal, recovery) = Journal::open(&directory.join(JOURNAL), device, options)?;
@@ -117,6 +120,7 @@ impl Agent {
         keyslot.begin_delays(reading.boot_ms);
         let keys = LocalKeys::new(keyslot, &secret);
         let replica = Self::open_replica(directory, &keys, &trust, &grant)?;
+        replica.begin_clock(keys.keyslot().contents().clock);
         replica.set_clock_rule(grant.policy.clock_after_restart);
         // A grant is signed time too: it bounds the clock even when the replica had to be set aside.
         replica.observe(grant.issued_ms, Carrier::Stored, reading);
@@ -129,13 +133,12 @@ impl Agent {
             signer,
             device,
             trust: RwLock::new(trust),
-            grant: RwLock::new(Arc::new(grant)),
+            grant: RwLock::new((Arc::new(grant), signed)),
             previous: RwLock::new(previous),
             journal,
             replica,
             vault: Vault::default(),
             status: SyncStatus::default(),
-            revoked,
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
@@ -147,6 +150,10 @@ impl Agent {
         };
         // Before anything else is appended, and before a receipt can cover what an earlier process told.
         this.tell_unrecorded();
+        // What a crash cut short is finished before anything is answered.
+        if let Err(error) = this.erase_if_expired() {
+            tracing::error!(%error, "the erasure is not complete");
+        }
         Ok(this)
     }
 
@@ -225,8 +232,12 @@ impl Agent {
     }
 
     /// The grant in force.
-    pub fn grant(&self) -> Arc<Verified<Grant>> {
-        Arc::clone(&self.grant.read().unwrap_or_else(PoisonError::into_inner))
+    pub fn grant(&self) -> Arc<Grant> {
+        Arc::clone(&self.grant.read().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    fn set_grant(&self, grant: Grant, signed: Option<Arc<Verified<Grant>>>) {
+        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(grant), signed);
     }
 
     /// The replica.
@@ -269,14 +280,19 @@ impl Agent {
         &self.wake_push
     }
 
-    /// Whether the server withdrew this device.
+    /// Whether the server withdrew this device for good.
     pub fn is_revoked(&self) -> bool {
-        self.revoked.load(Ordering::Acquire)
+        self.barred() == Some(cpis_protocol::answer::CannotAnswer::Revoked)
     }
 
-    /// Which provider keeps the device secret.
-    pub fn device_secret_kind(&self) -> &'static str {
-        self.secret.kind()
+    /// Which provider keeps the device secret: `tpm`, `credential` or `file`.
+    pub const fn device_secret_kind(&self) -> &'static str {
+        self.secret.provider().code()
+    }
+
+    /// The device secret.
+    pub const fn device_secret(&self) -> &DeviceSecret {
+        &self.secret
     }
 
     /// Marks that something other than the pull loop moved the copy.
@@ -289,17 +305,20 @@ impl Agent {
         self.moved.swap(false, Ordering::AcqRel)
     }
 
-    /// The sync machine over the present state.
-    pub fn pull_machine(&self, with_grant: bool) -> Pull {
+    /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
+    pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
+        let signed = self.grant.read().unwrap_or_else(PoisonError::into_inner).1.clone()?;
+        let withdrawn = self.keys.keyslot().contents().withdrawn;
         let view = self.replica.view();
-        Pull::new(Start {
+        Some(Pull::new(Start {
             trust: self.trust(),
-            grant: (*self.grant()).clone(),
+            grant: (*signed).clone(),
             beat: view.beat.as_ref().map(|beat| (**beat).clone()),
             head: view.head.clone(),
             damaged: view.damaged.clone(),
             with_grant,
-        })
+            withdrawn,
+        }))
     }
 
     /// The transport to the server.
@@ -327,20 +346,6 @@ impl Agent {
         })?;
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
         Ok(())
-    }
-
-    /// The server withdrew this device: nothing is answered any more, also after a restart.
-    pub fn set_revoked(&self) {
-        self.revoked.store(true, Ordering::Release);
-        if let Some(badge) = self.vault.close() {
-            self.record_lock(&badge, LockCause::Withdrawn);
-        }
-        if let Err(error) = self.keys.keyslot().update(|contents| {
-            contents.revoked = true;
-            Ok(())
-        }) {
-            tracing::error!(%error, "the withdrawal could not be stored");
-        }
     }
 
     /// Appends an event to the chain; returns once it is on stable storage.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Agent;
 use crate::journal::Fill;
 use crate::port::Store as _;
-use crate::status::{CopyStatus, OutboxStatus, Status};
+use crate::status::{CopyStatus, OutboxStatus, SecretStatus, Status};
 
 /// What waits in the outbox: positions and times, never content.
 #[derive(Debug, Clone, Serialize)]
@@ -58,6 +58,10 @@ impl Agent {
             access_mode: grant.policy.access_mode,
             server,
             revoked: self.is_revoked(),
+            device_secret: SecretStatus {
+                provider: self.device_secret_kind().into(),
+                since_ms: self.device_secret().since_ms(),
+            },
             unlocked_by: holder.as_ref().map(|badge| badge.name.to_string()),
             allowance: holder.and_then(|badge| self.allowance(badge.practitioner)),
             break_glass_count,
@@ -83,7 +87,7 @@ impl Agent {
         let state = CopyState {
             as_at_ms: view.beat.as_ref().map(|beat| beat.issued_ms),
             verified: view.is_proved(),
-            revoked: self.is_revoked(),
+            barred: self.barred(),
             lease_until_ms: grant.lease_until_ms,
             policy: &grant.policy,
         };

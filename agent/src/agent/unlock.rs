@@ -7,7 +7,7 @@ use cpis_protocol::id::PractitionerId;
 use cpis_protocol::text::Text;
 
 use super::{Agent, UnlockError};
-use crate::keyslot::{NewSlot, VaultError, check_passphrase};
+use crate::keyslot::{NewSlot, VaultError};
 use crate::lookup;
 
 impl Agent {
@@ -23,7 +23,7 @@ impl Agent {
         let now_ms = self.now().time_ms.ok_or(UnlockError::AgeUnknown)?;
         let badge = grant.badge(&practitioner, now_ms).cloned().ok_or(UnlockError::NoBadge)?;
         // A device that may not answer has no business with its keys.
-        if self.is_revoked() || now_ms >= grant.lease_until_ms {
+        if self.barred().is_some() || now_ms >= grant.lease_until_ms {
             return Err(UnlockError::Withdrawn);
         }
         let boot_ms = || self.clock.reading().boot_ms;
@@ -64,7 +64,7 @@ impl Agent {
         let reading = self.clock.reading();
         let now_ms = self.now().time_ms.ok_or(UnlockError::AgeUnknown)?;
         grant.badge(&practitioner, now_ms).ok_or(UnlockError::NoBadge)?;
-        check_passphrase(passphrase)?;
+        self.device_secret().check_new(passphrase)?;
         let slot = NewSlot {
             practitioner,
             cost: grant.policy.passphrase_cost,

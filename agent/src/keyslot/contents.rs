@@ -8,21 +8,25 @@
 //! |---|---|
 //! | certificate | the device's TLS certificate, DER |
 //! | vault | the vault's public key |
-//! | slots | for each practitioner: cost, salt, wrapped vault seed (empty once closed), failed attempts, time made |
+//! | slots | for each practitioner: cost, salt, wrapped vault seed (empty once closed), failed attempts, time made, the TPM object of a PIN (empty for a passphrase) |
 //! | grant | the signed grant as received, whose feed keys are sealed to the vault |
 //! | previous grant | the one whose keys the present copy still needs; empty when the newest covers it |
 //! | keys | feed and generation of each local key, in order |
 //! | clock | the trusted clock |
 //! | url | the server's address |
 //! | root | the signed root in force |
-//! | revoked | whether the server withdrew this device |
+//! | suspended | whether the server suspended this device |
+//! | withdrawn | the number of the newest withdrawal |
+//! | erasure | what was erased, and what its receipt must say |
 //! | usage | for each practitioner: look-ups made, break-glass, answers that could not be recorded |
 //! | counts | how often the glass was broken, and how many answers were not recorded at once, ever |
 
 use std::collections::BTreeMap;
 
+use cpis_protocol::audit::ErasureCause;
 use cpis_protocol::clock::TrustedClock;
-use cpis_protocol::id::{FeedId, PractitionerId, UnixMs};
+use cpis_protocol::digest::Hash;
+use cpis_protocol::id::{FeedId, PractitionerId, RegisterSeq, ScopeId, SiteId, UnixMs};
 use cpis_protocol::seal::{Key, MemoryHard, SealingKey};
 use cpis_protocol::sign::Signer;
 use cpis_protocol::{Refusal, codec, limits};
@@ -48,6 +52,8 @@ pub(super) struct VaultSlot {
     pub(super) wrapped: Vec<u8>,
     pub(super) attempts: u32,
     pub(super) created_ms: UnixMs,
+    /// For a PIN, the object of the TPM that opens with it; empty for a passphrase and once closed.
+    pub(super) counted: Vec<u8>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -61,10 +67,37 @@ struct Public {
     clock: TrustedClock,
     url: String,
     root: Vec<u8>,
-    revoked: bool,
+    suspended: bool,
+    withdrawn: u64,
+    erasure: Option<Erasure>,
     usage: Vec<Usage>,
     glasses: u32,
     unrecorded_total: u32,
+}
+
+/// What was erased, why, and what the receipt says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// Why.
+    pub cause: ErasureCause,
+    /// How many records the copy held.
+    pub records: u32,
+    /// When.
+    pub event_ms: UnixMs,
+    /// The last signed time.
+    pub anchor_ms: UnixMs,
+    /// The register sequence of the copy.
+    pub gseq: RegisterSeq,
+    /// Its head.
+    pub head: Hash,
+    /// The site.
+    pub site: SiteId,
+    /// The scope.
+    pub scope: ScopeId,
+    /// The end of the lease.
+    pub lease_until_ms: UnixMs,
+    /// Whether the receipt is in the audit chain.
+    pub receipted: bool,
 }
 
 /// The contents of the keyslot file. Secrets in it are zeroised when dropped and never printed or cloned.
@@ -83,8 +116,12 @@ pub struct Contents {
     pub url: String,
     /// The signed root in force: trust survives the loss of the replica.
     pub root: Vec<u8>,
-    /// Whether the server withdrew this device: nothing is answered, also after a restart.
-    pub revoked: bool,
+    /// Whether the server suspended this device: nothing is answered, also after a restart.
+    pub suspended: bool,
+    /// The number of the newest withdrawal; zero when there was none.
+    pub withdrawn: u64,
+    /// Set in the same write that destroys the keys.
+    pub erasure: Option<Erasure>,
     /// What practitioners used of their limits.
     pub usage: Vec<Usage>,
     /// How often the glass was broken on this device, ever.
@@ -114,7 +151,9 @@ impl Contents {
             clock: TrustedClock::default(),
             url: String::new(),
             root: Vec::new(),
-            revoked: false,
+            suspended: false,
+            withdrawn: 0,
+            erasure: None,
             usage: Vec::new(),
             glasses: 0,
             unrecorded_total: 0,
@@ -185,7 +224,9 @@ impl Contents {
             clock: self.clock,
             url: self.url.clone(),
             root: self.root.clone(),
-            revoked: self.revoked,
+            suspended: self.suspended,
+            withdrawn: self.withdrawn,
+            erasure: self.erasure.clone(),
             usage: self.usage.clone(),
             glasses: self.glasses,
             unrecorded_total: self.unrecorded_total,
@@ -230,7 +271,9 @@ impl Contents {
             clock: public.clock,
             url: public.url,
             root: public.root,
-            revoked: public.revoked,
+            suspended: public.suspended,
+            withdrawn: public.withdrawn,
+            erasure: public.erasure,
             usage: public.usage,
             glasses: public.glasses,
             unrecorded_total: public.unrecorded_total,
@@ -238,6 +281,14 @@ impl Contents {
             slots: public.slots,
             local_keys,
         })
+    }
+
+    /// Lets go of every slot, the grant and all local keys. The device key stays, so that unsent audit can be sent.
+    pub fn erase_keys(&mut self) {
+        self.slots.clear();
+        self.grant.clear();
+        self.previous_grant.clear();
+        self.local_keys.clear();
     }
 
     pub(super) fn slot(&self, practitioner: PractitionerId) -> Option<&VaultSlot> {
@@ -272,7 +323,8 @@ mod tests {
         contents.previous_grant = vec![0x45];
         contents.url = "u".into();
         contents.root = vec![0x72, 0x73];
-        contents.revoked = true;
+        contents.suspended = true;
+        contents.withdrawn = 9;
         contents.slots.push(VaultSlot {
             practitioner: Text::lossy("P1"),
             cost: MemoryHard { memory_kib: 64, passes: 3 },
@@ -280,6 +332,7 @@ mod tests {
             wrapped: vec![0x66; 3],
             attempts: 2,
             created_ms: 7,
+            counted: vec![0x88; 2],
         });
         contents.usage.push(Usage {
             refusal_told_ms: 9,
@@ -306,7 +359,8 @@ mod tests {
             &"55".repeat(16),         // cost, salt
             "0300000000000000666666", // wrapped
             "02000000",
-            "0700000000000000", // attempts, created
+            "0700000000000000",     // attempts, created
+            "02000000000000008888", // the TPM object of a PIN
             "0100000000000000",
             "44", // grant
             "0100000000000000",
@@ -322,8 +376,10 @@ mod tests {
             "0100000000000000",
             "75", // url
             "0200000000000000",
-            "7273",             // root
-            "01",               // revoked
+            "7273", // root
+            "01",   // suspended
+            "0900000000000000",
+            "00",               // no erasure
             "0100000000000000", // one practitioner's usage
             "50310000000000000000000000000000",
             "00000000",

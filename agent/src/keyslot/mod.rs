@@ -36,12 +36,15 @@ use cpis_protocol::id::PractitionerId;
 use cpis_protocol::seal::Key;
 
 pub(crate) use self::contents::secret;
-pub use self::contents::{Contents, LOCAL_KEYS_MAX, VAULT_SLOTS_MAX};
+pub use self::contents::{Contents, Erasure, LOCAL_KEYS_MAX, VAULT_SLOTS_MAX};
 use self::format::{BadSlot, FILE_BYTES, FLAG_SCRUB, Opened, SLOT_BYTES};
-pub use self::passphrase::{CHARACTERS_MIN, DIGITS_MIN, PassphraseProblem, check_passphrase};
+pub use self::passphrase::{
+    CHARACTERS_MIN, Choice, DIGITS_MIN, PIN_DIGITS_MIN, PassphraseProblem, check_new, check_passphrase,
+};
 pub use self::usage::{Telling, USAGE_MAX, Unrecorded, Usage};
 pub use self::vault::{ATTEMPTS_MAX, DELAY_MAX_S, NewSlot, SlotStatus, VaultError};
 use crate::device_secret::DeviceSecret;
+use crate::device_secret::tpm::{Tpm, TpmError};
 use crate::durable;
 use crate::random::{OsRandom, RandomError};
 
@@ -70,6 +73,9 @@ pub enum KeyslotError {
     /// Written by another version of this program.
     #[error("the keyslot file has format {0}, and this build reads format 1: install the version that wrote it")]
     Format(u8),
+    /// Every key was destroyed: none may come back.
+    #[error("this device was erased: enrol it again with a new invitation")]
+    Erased,
     /// More than the file, or one of its lists, may hold.
     #[error("the keyslot file is full")]
     Full,
@@ -82,6 +88,9 @@ pub enum KeyslotError {
     /// Sealing, or the memory-hard step, was refused.
     #[error("keyslot: {0}")]
     Refused(#[from] Refusal),
+    /// The TPM, where it keeps a practitioner's PIN.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
     /// No random bytes.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -95,6 +104,8 @@ pub struct Keyslot {
     file: File,
     kek: Key,
     pepper: Key,
+    /// The TPM that keeps the device secret, where one does.
+    tpm: Option<Tpm>,
     contents: Contents,
     generation: u64,
     /// Which slot holds that generation.
@@ -158,6 +169,7 @@ impl Keyslot {
             file,
             kek,
             pepper,
+            tpm: secret.tpm().cloned(),
             contents,
             generation: opened.generation,
             newest,

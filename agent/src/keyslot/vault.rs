@@ -3,6 +3,10 @@
 //!
 //! Key of a slot = HKDF-SHA256 with salt = a key of the device secret, input = Argon2id (passphrase, salt of the slot),
 //! info = domain and practitioner. So neither the passphrase nor the file nor the device secret opens it alone.
+//!
+//! Behind a PIN lies one thing more: 32 random bytes in a sealed object of the TPM, whose authorisation is derived from
+//! the PIN in the same way and whose wrong authorisations count towards the TPM's lockout. They are mixed in after the
+//! memory-hard step. A keyslot file put back from a backup gives back our own count, and not the TPM's.
 
 use cpis_protocol::id::{PractitionerId, UnixMs};
 use cpis_protocol::seal::{Key, MemoryHard, OpeningKey};
@@ -10,8 +14,10 @@ use cpis_protocol::{Refusal, digest};
 use zeroize::Zeroizing;
 
 use super::contents::{VAULT_SLOTS_MAX, VaultSlot, secret};
-use super::passphrase::{PassphraseProblem, check_passphrase};
+use super::passphrase::{Choice, PassphraseProblem, check_new};
 use super::{Contents, Keyslot, KeyslotError};
+use crate::device_secret::counted;
+use crate::device_secret::tpm::{TpmError, Uncounted};
 use crate::random::OsRandom;
 
 /// After so many failures in a row a slot closes, and its wrapped seed is destroyed.
@@ -20,6 +26,7 @@ pub const ATTEMPTS_MAX: u32 = 10;
 pub const DELAY_MAX_S: u64 = 60;
 const ASSOCIATED: &[u8] = b"cpis-edge/1/vault-slot";
 const KEK_DOMAIN: &[u8] = b"cpis-edge/1/vault-kek\0";
+const PIN_DOMAIN: &[u8] = b"cpis-edge/1/vault-pin\0";
 const SEED_DOMAIN: &[u8] = b"cpis-edge/1/vault-seed\0";
 
 /// Why the vault does not open.
@@ -45,6 +52,12 @@ pub enum VaultError {
     /// Too many failures: somebody else with an open vault, or a new enrolment, must make the slot anew.
     #[error("this slot is closed after {ATTEMPTS_MAX} wrong attempts: a colleague must unlock and set it up again")]
     Closed,
+    /// The TPM refuses every PIN for a while: nothing was tried.
+    #[error(
+        "the TPM refuses PINs for now, after too many wrong ones: wait, it forgets one of them at a time, or let a \
+             colleague with a passphrase unlock (`cpis-agent doctor` says how long)"
+    )]
+    LockedOut,
     /// The practitioner has no slot on this device.
     #[error("there is no slot for this practitioner on this device")]
     NoSlot,
@@ -89,17 +102,20 @@ const fn delay_ms(attempts: u32) -> u64 {
     1000 * if doubled < DELAY_MAX_S { doubled } else { DELAY_MAX_S }
 }
 
-fn slot_key(
-    pepper: &Key,
-    practitioner: PractitionerId,
-    cost: MemoryHard,
-    salt: &[u8; 16],
-    passphrase: &str,
-) -> Result<Key, Refusal> {
+/// What the passphrase or PIN gives, together with the device secret.
+fn stretch(pepper: &Key, cost: MemoryHard, salt: &[u8; 16], passphrase: &str) -> Result<Zeroizing<[u8; 32]>, Refusal> {
     let stretched = cost.derive(passphrase.as_bytes(), salt, ASSOCIATED)?;
-    let mixed = Zeroizing::new(digest::prf(pepper.expose(), stretched.as_slice()));
-    let bytes = Zeroizing::new(digest::expand::<32>(&mixed, &[KEK_DOMAIN, practitioner.as_bytes()]));
-    Ok(secret(&bytes, Key::from_bytes))
+    Ok(Zeroizing::new(digest::prf(pepper.expose(), stretched.as_slice())))
+}
+
+/// The authorisation of a PIN's object in the TPM.
+fn authorisation(mixed: &[u8; 32], practitioner: PractitionerId) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(digest::expand(mixed, &[PIN_DOMAIN, practitioner.as_bytes()]))
+}
+
+fn slot_key(mixed: &[u8; 32], practitioner: PractitionerId) -> Key {
+    let bytes = Zeroizing::new(digest::expand::<32>(mixed, &[KEK_DOMAIN, practitioner.as_bytes()]));
+    secret(&bytes, Key::from_bytes)
 }
 
 fn seed_place(contents: &Contents, practitioner: PractitionerId) -> Vec<u8> {
@@ -113,7 +129,7 @@ impl Keyslot {
     /// [`KeyslotError::Passphrase`], [`KeyslotError::Full`] beyond [`VAULT_SLOTS_MAX`],
     /// [`KeyslotError::AnotherVault`], [`KeyslotError::Refused`] for a cost below the floor, [`KeyslotError::Io`].
     pub fn add_vault_slot(&mut self, slot: NewSlot, passphrase: &str, vault: &OpeningKey) -> Result<(), KeyslotError> {
-        check_passphrase(passphrase)?;
+        let choice = check_new(passphrase, || counted(self.tpm.as_ref()))?;
         let NewSlot { practitioner, cost, synthetic, created_ms } = slot;
         let cost = cost.check(synthetic)?;
         if vault.sealing_key() != *self.contents().vault() {
@@ -124,9 +140,20 @@ impl Keyslot {
             return Err(KeyslotError::Full);
         }
         let salt = OsRandom::bytes::<16>()?;
-        let key = slot_key(self.pepper(), practitioner, cost, &salt, passphrase)?;
+        let mut mixed = stretch(self.pepper(), cost, &salt, passphrase)?;
+        let object = match (choice, &self.tpm) {
+            (Choice::Passphrase, _) => Vec::new(),
+            (Choice::Pin, None) => return Err(PassphraseProblem::DigitsOnly(Uncounted::NoHardware).into()),
+            (Choice::Pin, Some(tpm)) => {
+                let content = Zeroizing::new(OsRandom::bytes::<32>()?);
+                let object = tpm.seal_counted(&content, &authorisation(&mixed, practitioner))?;
+                mixed = Zeroizing::new(digest::prf(mixed.as_slice(), content.as_slice()));
+                object
+            }
+        };
+        let key = slot_key(&mixed, practitioner);
         let wrapped = key.seal(&seed_place(self.contents(), practitioner), vault.expose(), &mut OsRandom)?;
-        let made = VaultSlot { practitioner, cost, salt, wrapped, attempts: 0, created_ms };
+        let made = VaultSlot { practitioner, cost, salt, wrapped, attempts: 0, created_ms, counted: object };
         let put = |contents: &mut Contents| {
             contents.slots.retain(|slot| slot.practitioner != practitioner);
             contents.slots.push(made);
@@ -156,9 +183,7 @@ impl Keyslot {
     /// [`KeyslotError::Io`].
     pub fn destroy_vault(&mut self) -> Result<(), KeyslotError> {
         self.destroy(|contents| {
-            contents.slots.clear();
-            contents.grant.clear();
-            contents.retain_local_keys(|_, _| false);
+            contents.erase_keys();
             Ok(())
         })
     }
@@ -209,16 +234,18 @@ impl Keyslot {
         let attempts = slot.attempts + 1;
         // A crash behind this leaves an attempt counted that was perhaps never made, and never the other way round.
         self.set_attempts(practitioner, attempts)?;
-        let key = match slot_key(self.pepper(), practitioner, slot.cost, &slot.salt, passphrase) {
+        let key = match self.key_of(&slot, passphrase) {
             Ok(key) => key,
-            Err(refusal) => {
-                // There was not enough memory: nothing was tried.
+            Err(error) => {
+                // There was not enough memory, or the TPM refused or was not there: nothing was tried.
                 self.set_attempts(practitioner, slot.attempts)?;
-                return Err(KeyslotError::Refused(refusal).into());
+                return Err(error);
             }
         };
-        let seed = key.open(&seed_place(self.contents(), practitioner), &slot.wrapped);
-        if let Some(seed) = seed.ok().and_then(|s| Some(Zeroizing::new(<[u8; 32]>::try_from(s.as_slice()).ok()?))) {
+        let seed = key.map(|key| key.open(&seed_place(self.contents(), practitioner), &slot.wrapped));
+        if let Some(seed) =
+            seed.and_then(Result::ok).and_then(|s| Some(Zeroizing::new(<[u8; 32]>::try_from(s.as_slice()).ok()?)))
+        {
             if let Err(error) = self.set_attempts(practitioner, 0) {
                 tracing::warn!(%error, "a right passphrase is still counted as an attempt");
             }
@@ -231,6 +258,24 @@ impl Keyslot {
         }
         self.close(practitioner)?;
         Err(VaultError::JustClosed)
+    }
+
+    /// The key of a slot; `None` when the TPM found the PIN wrong, and counted it.
+    fn key_of(&self, slot: &VaultSlot, passphrase: &str) -> Result<Option<Key>, VaultError> {
+        let mixed = stretch(self.pepper(), slot.cost, &slot.salt, passphrase).map_err(KeyslotError::Refused)?;
+        if slot.counted.is_empty() {
+            return Ok(Some(slot_key(&mixed, slot.practitioner)));
+        }
+        let tpm = self.tpm.as_ref().ok_or(KeyslotError::Tpm(TpmError::Another))?;
+        match tpm.unseal_counted(&slot.counted, &authorisation(&mixed, slot.practitioner)) {
+            Ok(content) => {
+                let mixed = Zeroizing::new(digest::prf(mixed.as_slice(), content.as_slice()));
+                Ok(Some(slot_key(&mixed, slot.practitioner)))
+            }
+            Err(TpmError::WrongAuthorisation) => Ok(None),
+            Err(TpmError::LockedOut) => Err(VaultError::LockedOut),
+            Err(error) => Err(KeyslotError::Tpm(error).into()),
+        }
     }
 
     fn set_attempts(&mut self, practitioner: PractitionerId, attempts: u32) -> Result<(), KeyslotError> {
@@ -246,6 +291,7 @@ impl Keyslot {
         self.destroy(|contents| {
             if let Some(slot) = contents.slot_mut(practitioner) {
                 slot.wrapped.clear();
+                slot.counted.clear();
                 slot.attempts = ATTEMPTS_MAX;
             }
             Ok(())

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use cpis_protocol::Refusal;
-use cpis_protocol::cell::Cell;
+use cpis_protocol::cell::{Cell, CellKind};
 use cpis_protocol::clock::{Carrier, ClockRule, Reading, TrustedClock};
 use cpis_protocol::head::{Beat, FeedState, Head, Reference};
 use cpis_protocol::id::{FeedId, ScopeId};
@@ -38,6 +38,8 @@ pub struct Replica<S, K> {
     view: RwLock<View>,
     /// Held while anything is being built: there is one writer.
     building: Mutex<Building>,
+    /// Records that an apply took out and whose receipt is not written yet.
+    removed: Mutex<Option<u32>>,
 }
 
 impl<S, K> core::fmt::Debug for Replica<S, K> {
@@ -69,7 +71,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let view = Self::load(&store, &keys, &named, trust, scope)?;
         let highest = keys.generations().into_iter().chain(store.generations()?).max().unwrap_or(0);
         let building = Mutex::new(Building { next: highest + 1, staged: BTreeMap::new() });
-        let replica = Self { store, keys, named, view: RwLock::new(view), building };
+        let replica = Self { store, keys, named, view: RwLock::new(view), building, removed: Mutex::default() };
         // A crash may have left keys and rows that nothing refers to. What does not verify now is left alone: it may
         // under another root, and clearing up on a full disk must not cost the copy.
         if !replica.view().unreadable
@@ -181,6 +183,14 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         Ok(())
     }
 
+    /// Takes the clock that enrolment set, where no copy ever brought one.
+    pub fn begin_clock(&self, enrolled: TrustedClock) {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        if view.clock.floor_ms() == 0 {
+            view.clock = enrolled;
+        }
+    }
+
     /// What signed policy lets the clock believe after a restart.
     pub fn set_clock_rule(&self, rule: ClockRule) {
         self.view.write().unwrap_or_else(PoisonError::into_inner).clock.set_rule(rule);
@@ -232,14 +242,66 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     pub fn apply(&self, plan: Plan, carrier: Carrier, reading: Reading) -> Result<Result<(), Vec<FeedId>>, StoreError> {
         let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_not_overtaken(&plan)?;
+        let removed = self.would_remove(&plan);
         let result = self.build_and_flip(&mut building, plan, carrier, reading);
         building.staged.clear();
         drop(building);
         // The flip stands or the old copy does: cleaning up can fail and be tried again, without saying otherwise.
-        if let Err(error) = self.destroy_unused() {
+        let destroyed = self.destroy_unused();
+        if let Err(error) = &destroyed {
             tracing::warn!(%error, "old generations could not be cleared away yet");
         }
+        if let (Ok(Ok(())), Ok(())) = (&result, &destroyed) {
+            *self.removed.lock().unwrap_or_else(PoisonError::into_inner) = removed;
+        }
         result
+    }
+
+    /// How many records a plan takes out; `None` when none. A feed that comes whole is counted by its size.
+    fn would_remove(&self, plan: &Plan) -> Option<u32> {
+        let view = self.view();
+        let gone = view.feeds.iter().filter(|(feed, _)| plan.head.feed(feed).is_none());
+        let mut removed = gone.map(|(_, copy)| copy.state().count).fold(0, u32::saturating_add);
+        for (state, source) in plan.head.feeds.iter().zip(&plan.sources) {
+            removed = removed.saturating_add(match source {
+                Source::Unchanged => 0,
+                Source::Staged => {
+                    view.feeds.get(&state.feed).map_or(0, |old| old.state().count.saturating_sub(state.count))
+                }
+                Source::Delta(cells) => {
+                    let removes = cells.iter().filter(|cell| cell.kind() == CellKind::Remove).count();
+                    u32::try_from(removes).unwrap_or(u32::MAX)
+                }
+            });
+        }
+        (removed > 0).then_some(removed)
+    }
+
+    /// The number of records that the last apply took out, once.
+    pub fn take_removed(&self) -> Option<u32> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Forgets the copy, whose keys are destroyed, and gives its space back; the clock stays.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn clear(&self) -> Result<(), StoreError> {
+        let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        building.staged.clear();
+        let clock = {
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            *view = View { clock: view.clock, ..View::default() };
+            view.clock
+        };
+        let mut rows = vec![self.named.seal("beat", &StoredBeat { beat: Vec::new(), clock })?];
+        for name in ["head", "reference"] {
+            rows.push(self.named.seal(name, &Vec::<u8>::new())?);
+        }
+        for generation in self.store.generations()? {
+            self.store.drop_generation(generation)?;
+        }
+        self.store.commit(&rows)
     }
 
     /// Another carrier may have moved the copy since the machine looked: a plan never leads back.

@@ -20,6 +20,7 @@ use crate::id::{DeviceId, FeedId};
 use crate::message::{Failure, Request};
 use crate::sign::Verified;
 use crate::trust::Trust;
+use crate::withdrawal::{Withdrawal, WithdrawalAction};
 use crate::{Refusal, limits};
 
 /// Requests under way at once: hides round trips without holding much in memory.
@@ -67,8 +68,13 @@ pub enum Effect {
     Stage(Vec<StagedChunk>),
     /// Build the next generation, compare every state root, and flip all feeds at once.
     Apply(Box<Plan>),
-    /// The server says that this device is revoked.
-    Revoke,
+    /// A verified withdrawal: lock, answer nothing, keep everything, until the next grant.
+    Suspend {
+        /// The number of the withdrawal.
+        number: u64,
+    },
+    /// A verified withdrawal: destroy every key and write the receipt. Nothing follows.
+    Erase,
     /// Do nothing until the tick, or until woken.
     Wait {
         /// Monotonic milliseconds.
@@ -97,7 +103,8 @@ pub enum Outcome {
 enum Phase {
     Idle,
     Grant,
-    GrantStored,
+    GrantStored(Box<Verified<Grant>>),
+    Suspending,
     Beat,
     /// Asking for the next root, because of this refusal or as a matter of routine.
     Root(Option<Refusal>),
@@ -117,6 +124,7 @@ pub struct Pull {
     grant: Verified<Grant>,
     device: DeviceId,
     with_grant: bool,
+    withdrawn: u64,
     beat: Option<Beat>,
     head: Option<Verified<Head>>,
     damaged: BTreeSet<FeedId>,
@@ -147,6 +155,8 @@ pub struct Start {
     pub damaged: BTreeSet<FeedId>,
     /// Whether the carrier has grants: the server does, a bundle does not.
     pub with_grant: bool,
+    /// The number of the newest withdrawal accepted; zero when there was none.
+    pub withdrawn: u64,
 }
 
 impl Pull {
@@ -159,6 +169,7 @@ impl Pull {
             grant: start.grant,
             device,
             with_grant: start.with_grant,
+            withdrawn: start.withdrawn,
             beat: start.beat,
             head: start.head,
             damaged: start.damaged,
@@ -253,7 +264,12 @@ impl Pull {
         let phase = core::mem::replace(&mut self.phase, Phase::Idle);
         let body = match (reply, &phase) {
             (Ok(body), _) => body,
-            (Err(Failure::Revoked), _) => return Effect::Revoke,
+            // Anybody on the way can say so: only the signed answer to the question for the grant counts (R183).
+            (Err(Failure::Revoked | Failure::Suspended), phase)
+                if self.with_grant && !matches!(phase, Phase::Grant) =>
+            {
+                return self.ask_grant();
+            }
             // No next root: the object that led here is refused for its own reason.
             (Err(Failure::NotFound), Phase::Root(Some(why))) => return self.fail(Outcome::Refused(*why), now),
             (Err(Failure::NotFound), Phase::Root(None)) => return self.ask_beat(),
@@ -267,13 +283,15 @@ impl Pull {
         };
         let in_root = matches!(phase, Phase::Root(_));
         let result = match phase {
+            Phase::Grant if Withdrawal::is_claimed_by(&body) => self.withdrawal_fetched(&body),
             Phase::Grant => self.grant_fetched(&body),
             Phase::Beat => self.beat_fetched(&body, now),
             Phase::Root(_) => self.root_fetched(&body),
             Phase::Head(beat) => self.head_fetched(&body, beat, now),
             Phase::Reference => self.reference_fetched(body, now),
             Phase::Idle
-            | Phase::GrantStored
+            | Phase::GrantStored(_)
+            | Phase::Suspending
             | Phase::RootStored(_)
             | Phase::Confirming
             | Phase::Cells
@@ -294,10 +312,23 @@ impl Pull {
 
     fn grant_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
         let grant = Grant::verify(body, &self.device, &self.trust, Some(&self.grant))?;
-        self.phase = Phase::GrantStored;
-        self.grant = grant.clone();
-        self.grant_is_new = true;
+        if grant.number <= self.withdrawn {
+            return Err(Refusal::Rollback); // R182
+        }
+        self.phase = Phase::GrantStored(Box::new(grant.clone()));
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
+    }
+
+    fn withdrawal_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
+        let last = self.grant.number.max(self.withdrawn);
+        let withdrawal = Withdrawal::verify(body, &self.device, &self.trust, last)?;
+        self.target = None;
+        if withdrawal.action == WithdrawalAction::Erase {
+            return Ok(Effect::Erase);
+        }
+        self.withdrawn = withdrawal.number;
+        self.phase = Phase::Suspending;
+        Ok(Effect::Suspend { number: withdrawal.number })
     }
 
     fn ask_root(&mut self, why: Option<Refusal>) -> Effect {
@@ -400,7 +431,7 @@ impl Pull {
         let Arrived { chunks, trouble, unreachable } = target.take_in_all(replies);
         self.damaged.extend(unreachable);
         match trouble {
-            Some(Outcome::Failed(Failure::Revoked)) => Effect::Revoke,
+            Some(Outcome::Failed(Failure::Revoked | Failure::Suspended)) if self.with_grant => self.ask_grant(),
             // What is gone or wrong will not get better: the next attempt starts from a new beat.
             Some(outcome @ (Outcome::Failed(Failure::NotFound) | Outcome::Refused(_))) => {
                 self.target = None;
@@ -418,7 +449,10 @@ impl Pull {
 
     fn stored(&mut self, now: Now) -> Effect {
         match core::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::GrantStored => {
+            Phase::GrantStored(grant) => {
+                // In force only now: no copy must hang on keys that the disk does not hold.
+                self.grant = *grant;
+                self.grant_is_new = true;
                 self.grant_due_ms = now.tick_ms.saturating_add(u64::from(self.grant.policy.grant_refresh_s) * 1000);
                 // As often as the grant: else a root that only withdraws a key would never be asked for (TUF 5.3.3).
                 if self.root_steps < limits::ROOT_STEPS_MAX { self.ask_root(None) } else { self.ask_beat() }
@@ -434,6 +468,7 @@ impl Pull {
                 // The grant too may be signed by a key that only the new root knows.
                 self.ask_grant()
             }
+            Phase::Suspending => self.fail(Outcome::Failed(Failure::Suspended), now),
             Phase::Confirming => self.rest(now),
             Phase::Staging => self.next_work(),
             Phase::Idle

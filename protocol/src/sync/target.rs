@@ -164,7 +164,7 @@ impl Target {
                         arrived.unreachable.push(state.feed);
                     }
                     // A withdrawal is not to be hidden by what else failed.
-                    if arrived.trouble != Some(Outcome::Failed(Failure::Revoked)) {
+                    if !matches!(arrived.trouble, Some(Outcome::Failed(Failure::Revoked | Failure::Suspended))) {
                         arrived.trouble = Some(outcome);
                     }
                     again.push(work);

@@ -15,7 +15,7 @@ use crate::common::world::{self, STRANGER, T0, framed};
 use crate::driver::{Device, check_plan};
 use crate::publisher::Publisher;
 
-const FAILURES: [Failure; 8] = [
+const FAILURES: [Failure; 9] = [
     Failure::Offline,
     Failure::NotTheServer,
     Failure::Retry(Some(9)),
@@ -24,6 +24,7 @@ const FAILURES: [Failure; 8] = [
     Failure::EndlessReply,
     Failure::Unauthorised,
     Failure::Revoked,
+    Failure::Suspended,
 ];
 
 /// Bodies that somebody on the network may have, honest ones among them.
@@ -120,7 +121,7 @@ fn any_sequence(seed: u64) -> u32 {
                 assert!(until_ms > now.tick_ms);
                 Some(Input::WakeNow)
             }
-            Effect::Revoke => None,
+            Effect::Suspend { .. } | Effect::Erase => panic!("nothing signed says so"),
         };
     }
     plans

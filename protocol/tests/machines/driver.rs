@@ -93,7 +93,15 @@ impl Device {
         let trust = world::trust();
         let grant = ok(Grant::verify(&publisher.grant_bytes(), &world::device(), &trust, None));
         let held = grant.clone();
-        let start = Start { trust: trust.clone(), grant, beat: None, head: None, damaged: BTreeSet::new(), with_grant };
+        let start = Start {
+            trust: trust.clone(),
+            grant,
+            beat: None,
+            head: None,
+            damaged: BTreeSet::new(),
+            with_grant,
+            withdrawn: 0,
+        };
         Self {
             pull: Pull::new(start),
             trust,
@@ -128,7 +136,7 @@ impl Device {
                     self.tick_ms = until_ms;
                     return outcome;
                 }
-                Effect::Revoke => panic!("nobody revoked this device"),
+                Effect::Suspend { .. } | Effect::Erase => panic!("nobody withdrew this device"),
                 _ if disk_full => Input::StoreFailed,
                 Effect::StoreRoot(trust) => {
                     assert_eq!(trust.root().version, self.trust.root().version + 1);

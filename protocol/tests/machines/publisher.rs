@@ -87,7 +87,7 @@ impl Publisher {
             Request::Delta { feed, epoch, from, to } => self.feed(feed.as_str(), *epoch)?.delta(*from, *to),
             Request::Manifest { feed, epoch, seq } => self.feed(feed.as_str(), *epoch)?.manifest(*seq),
             Request::Chunk { feed, epoch, seq, index } => self.feed(feed.as_str(), *epoch)?.chunk(*seq, *index),
-            Request::Enrol(_) | Request::Audit(_) => return Err(Failure::Refused),
+            Request::Enrol(_) | Request::Audit(_) | Request::Report(_) => return Err(Failure::Refused),
         };
         found.ok_or(Failure::NotFound)
     }

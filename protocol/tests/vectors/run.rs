@@ -7,9 +7,11 @@ use cpis_protocol::enrol::{EnrolReply, EnrolRequest, Invitation};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::head::{Beat, Head, Reference};
 use cpis_protocol::id::{DeviceId, UnixMs};
+use cpis_protocol::message::{DeviceReply, DeviceReport};
 use cpis_protocol::seal::OpeningKey;
 use cpis_protocol::sign::{self, Kind, PublicKey};
 use cpis_protocol::trust::Trust;
+use cpis_protocol::withdrawal::Withdrawal;
 use cpis_protocol::{codec, limits, replica};
 
 use crate::common::{array, ok};
@@ -17,7 +19,7 @@ use crate::text::Library;
 use crate::{run_more, run_names};
 
 /// Every object that a case may name.
-pub(crate) const OBJECTS: [&str; 24] = [
+pub(crate) const OBJECTS: [&str; 27] = [
     "audit-batch",
     "audit-link",
     "beat",
@@ -26,6 +28,8 @@ pub(crate) const OBJECTS: [&str; 24] = [
     "cells",
     "chunk",
     "delta",
+    "device-reply",
+    "device-report",
     "enrol-reply",
     "enrol-request",
     "event",
@@ -42,6 +46,7 @@ pub(crate) const OBJECTS: [&str; 24] = [
     "root",
     "root-rotation",
     "signed",
+    "withdrawal",
 ];
 
 /// The context of one case.
@@ -99,6 +104,9 @@ pub(crate) fn run(library: &Library, name: &str, object: &str, bytes: &[u8]) -> 
         "beat" => beat(&c, bytes),
         "head" => head(&c, bytes),
         "grant" => grant(&c, bytes),
+        "withdrawal" => withdrawal(&c, bytes),
+        "device-report" => codec::decode::<DeviceReport>(bytes, limits::REPORT_BYTES_MAX).map(drop),
+        "device-reply" => codec::decode::<DeviceReply>(bytes, limits::REPORT_BYTES_MAX).map(drop),
         "enrol-request" => enrol_request(bytes),
         "enrol-reply" => codec::decode::<EnrolReply>(bytes, limits::ENROL_BYTES_MAX).map(drop),
         "invitation" => invitation(bytes),
@@ -165,6 +173,18 @@ fn grant(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
     assert!(keys.holds(feed, epoch, key_id) && grant.grants(feed, epoch, key_id));
     assert_eq!(keys.of(feed, epoch).count(), 1);
     Ok(())
+}
+
+/// By itself, and as the reply to the question for a grant in the pull machine: both must say the same.
+fn withdrawal(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
+    let (trust, device): (_, DeviceId) = (c.trust(), ok(c.need("device").parse()));
+    let result = Withdrawal::verify(bytes, &device, &trust, c.number("last-number"));
+    if Withdrawal::is_claimed_by(bytes) && device == crate::common::world::device() {
+        let effect = run_more::withdrawal_by_pull(bytes, &trust, c.number("last-number"));
+        let action = result.as_ref().ok().map(|w| w.action);
+        assert_eq!(effect, action, "the pull machine decides otherwise");
+    }
+    result.map(|withdrawal| assert_eq!(withdrawal.bytes(), bytes))
 }
 
 fn enrol_request(bytes: &[u8]) -> Result<(), Refusal> {

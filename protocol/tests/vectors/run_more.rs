@@ -19,6 +19,7 @@ use cpis_protocol::sign::{Kind, Verified};
 use cpis_protocol::sync::{Now, pull, push};
 use cpis_protocol::tree::{Manifest, TreeHasher};
 use cpis_protocol::trust::{Role, Trust};
+use cpis_protocol::withdrawal::WithdrawalAction;
 
 use crate::common::world::{self, AUTHORITY, framed};
 use crate::common::{array, ok};
@@ -175,6 +176,7 @@ pub(crate) fn beat_by_pull(
         head: None,
         damaged: Default::default(),
         with_grant: false,
+        withdrawn: 0,
     });
     let now = Now { tick_ms: 0, time_ms: now };
     machine.step(pull::Input::Wake, now);
@@ -192,5 +194,28 @@ pub(crate) fn beat_by_pull(
             effect => panic!("{effect:?} for {refusal}"),
         },
         (expected, _) => panic!("{effect:?} for {expected:?}"),
+    }
+}
+
+/// What the pull machine does with the bytes as the reply to its question for a grant.
+pub(crate) fn withdrawal_by_pull(bytes: &[u8], trust: &Trust, last: u64) -> Option<WithdrawalAction> {
+    let grant = world::grant(last, &[("E09000033", 42)]);
+    let grant = framed(Kind::Grant, &ok(cpis_protocol::codec::encode(&grant)), &[AUTHORITY]);
+    let grant = ok(Grant::verify(&grant, &world::device(), trust, None));
+    let mut machine = pull::Pull::new(pull::Start {
+        trust: trust.clone(),
+        grant,
+        beat: None,
+        head: None,
+        damaged: std::collections::BTreeSet::new(),
+        with_grant: true,
+        withdrawn: 0,
+    });
+    let now = Now { tick_ms: 0, time_ms: None };
+    let pull::Effect::Fetch(_) = machine.step(pull::Input::Wake, now) else { return None };
+    match machine.step(pull::Input::Fetched(vec![Ok(bytes.to_vec())]), now) {
+        pull::Effect::Erase => Some(WithdrawalAction::Erase),
+        pull::Effect::Suspend { .. } => Some(WithdrawalAction::Suspend),
+        _ => None,
     }
 }

@@ -1,13 +1,14 @@
-//! `device`: invite, list, revoke.
+//! `device`: invite, list, show, and every step of a device's life.
 //! It must not keep or show a one-time code after it was handed out.
 
 use std::path::{Path, PathBuf};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use cpis_protocol::id::{DeviceId, ScopeId, SiteId};
 use cpis_server::clock::iso;
 use cpis_server::keys::file;
-use cpis_server::port::{DeviceRow, DeviceState, Feeds as _, Fleet as _, Store as _, StoreError};
+use cpis_server::port::{DeviceEvent, DeviceRow, DeviceState, Feeds as _, Fleet as _, Store as _, StoreError};
+use cpis_server::rekey;
 use cpis_server::service::{ATTEMPTS, invite};
 use serde_json::json;
 
@@ -42,12 +43,51 @@ The code in it is used up by the first device that enrols with it, and is kept n
     /// List the devices
     #[command(after_help = "Example:\n  cpis-server device list --json")]
     List,
-    /// Revoke a device: it is refused from now on, and told so
-    #[command(after_help = "Example:\n  cpis-server device revoke 0f3a...")]
-    Revoke {
+    /// Show one device and what operators did to it
+    #[command(after_help = "Example:\n  cpis-server device show 0f3a...")]
+    Show {
         /// The device, as `device list` shows it
         device: DeviceId,
     },
+    /// Suspend a device: it locks and answers nothing until it is resumed; it keeps what it holds
+    #[command(after_help = "Example:\n  cpis-server device suspend 0f3a... --reason 'left in a vehicle'")]
+    Suspend(Change),
+    /// Resume a suspended device: its next grant lets it answer again
+    #[command(after_help = "Example:\n  cpis-server device resume 0f3a... --reason 'found'")]
+    Resume(Change),
+    /// Revoke a device: when it next asks it erases itself and proves it; there is no way back but a new enrolment
+    #[command(after_help = "Example:\n  cpis-server device revoke 0f3a... --reason 'crew disbanded'")]
+    Revoke(Change),
+    /// Report a device lost: as revoke, and the keys of its feeds are replaced
+    #[command(after_help = "Example:\n  cpis-server device lost 0f3a... --reason 'stolen from station'")]
+    Lost(Change),
+    /// Retire a device that is handed in: as revoke
+    #[command(after_help = "Example:\n  cpis-server device retire 0f3a... --reason 'end of life'")]
+    Retire(Change),
+    /// Give a device another scope or site: its next grant carries them and it follows by itself
+    #[command(after_help = "Example:\n  cpis-server device move 0f3a... --scope south --reason 'new station'")]
+    Move {
+        /// The new scope
+        #[arg(long)]
+        scope: Option<ScopeId>,
+        /// The new site
+        #[arg(long)]
+        site: Option<SiteId>,
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Change {
+    /// The device, as `device list` shows it
+    device: DeviceId,
+    /// Why; kept with the device
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Who does it
+    #[arg(long, env = "USER", default_value = "operator")]
+    by: String,
 }
 
 pub(crate) fn run(context: &Context<'_>, command: DeviceCommand) -> anyhow::Result<()> {
@@ -56,23 +96,124 @@ pub(crate) fn run(context: &Context<'_>, command: DeviceCommand) -> anyhow::Resu
             make(context, scope, site, valid_hours, url, out.as_deref())
         }
         DeviceCommand::List => list(context),
-        DeviceCommand::Revoke { device } => {
-            let home = context.home()?;
-            let found = home.store.write(|tx| -> Result<bool, StoreError> {
-                let Some(row) = tx.device(device)? else { return Ok(false) };
-                tx.put_device(&DeviceRow { state: DeviceState::Revoked, ..row })?;
-                Ok(true)
-            })?;
-            if !found {
-                return Err(unknown("device", &device.to_string(), "device list"));
-            }
-            let text = format!(
-                "Device {device} is revoked: it gets nothing more from this server and answers nothing once it has heard so; its lease bounds the time until then."
-            );
-            context.out.result(&json!({"device": device.to_string(), "state": "revoked"}), &text);
-            Ok(())
+        DeviceCommand::Show { device } => show(context, device),
+        DeviceCommand::Suspend(change) => set_state(context, &change, DeviceState::Suspended),
+        DeviceCommand::Resume(change) => set_state(context, &change, DeviceState::Active),
+        DeviceCommand::Revoke(change) => set_state(context, &change, DeviceState::Revoked),
+        DeviceCommand::Lost(change) => set_state(context, &change, DeviceState::Lost),
+        DeviceCommand::Retire(change) => set_state(context, &change, DeviceState::Retired),
+        DeviceCommand::Move { scope, site, change } => move_device(context, &change, scope, site),
+    }
+}
+
+const fn consequence(state: DeviceState) -> &'static str {
+    match state {
+        DeviceState::Active => "its next grant lets it answer again",
+        DeviceState::Suspended => "it locks when it next asks; its lease bounds the time until then",
+        DeviceState::Revoked | DeviceState::Lost | DeviceState::Retired => {
+            "it erases itself when it next asks and proves it; its lease bounds the time until then"
         }
     }
+}
+
+fn set_state(context: &Context<'_>, change: &Change, state: DeviceState) -> anyhow::Result<()> {
+    let home = context.home()?;
+    let device = change.device;
+    let before = home.store.write(|tx| -> Result<Option<DeviceState>, StoreError> {
+        let Some(row) = tx.device(device)? else { return Ok(None) };
+        let before = row.state;
+        // What was told to erase itself may have done so: only a new enrolment brings it back.
+        if !before.is_final() || state.is_final() {
+            tx.put_device(&DeviceRow { state, ..row })?;
+            tx.add_device_event(&event(change, state.name().to_owned()))?;
+        }
+        Ok(Some(before))
+    })?;
+    let before = before.ok_or_else(|| unknown("device", &device.to_string(), "device list"))?;
+    if before.is_final() && !state.is_final() {
+        let message = format!("device {device} is {} and may have erased itself", before.name());
+        return Err(Failure::usage(message, "enrol it again: cpis-server device invite").into());
+    }
+    if state == DeviceState::Lost {
+        // Said again it does no harm: a feed whose key the device never had is left alone.
+        let rotated = rekey::rotate_for_loss(&home.store, &home.keys, device, now_ms())?;
+        context.out.note(&format!("{} feeds have a new key, which {device} never gets", rotated.len()));
+    }
+    let text = format!("Device {device} is {}: {}.", state.name(), consequence(state));
+    let value = json!({"device": device.to_string(), "state": state.name(), "before": before.name()});
+    context.out.result(&value, &text);
+    Ok(())
+}
+
+fn event(change: &Change, what: String) -> DeviceEvent {
+    let (device, by, reason) = (change.device, change.by.clone(), change.reason.clone());
+    DeviceEvent { device, at_ms: now_ms(), by, what, reason }
+}
+
+fn move_device(
+    context: &Context<'_>,
+    change: &Change,
+    scope: Option<ScopeId>,
+    site: Option<SiteId>,
+) -> anyhow::Result<()> {
+    if scope.is_none() && site.is_none() {
+        return Err(Failure::usage("nothing to move it to", "give --scope, --site or both").into());
+    }
+    let home = context.home()?;
+    let device = change.device;
+    let moved = home.store.write(|tx| -> Result<Result<DeviceRow, anyhow::Error>, StoreError> {
+        let Some(row) = tx.device(device)? else {
+            return Ok(Err(unknown("device", &device.to_string(), "device list")));
+        };
+        let row = DeviceRow { scope: scope.unwrap_or(row.scope), site: site.unwrap_or(row.site), ..row };
+        if tx.scope(row.scope)?.is_none() {
+            return Ok(Err(unknown("scope", row.scope.as_str(), "scope list")));
+        }
+        if tx.site(row.site)?.is_none() {
+            return Ok(Err(unknown("site", row.site.as_str(), "site list")));
+        }
+        tx.put_device(&row)?;
+        tx.add_device_event(&event(change, format!("moved to {} at {}", row.scope, row.site)))?;
+        Ok(Ok(row))
+    })??;
+    let text = format!("Device {device} gets {} at {} with its next grant.", moved.scope, moved.site);
+    let value = json!({"device": device.to_string(), "scope": moved.scope.as_str(), "site": moved.site.as_str()});
+    context.out.result(&value, &text);
+    Ok(())
+}
+
+fn show(context: &Context<'_>, device: DeviceId) -> anyhow::Result<()> {
+    let home = context.home()?;
+    let (row, events) =
+        home.store.read(|tx| -> Result<_, StoreError> { Ok((tx.device(device)?, tx.device_events(device)?)) })?;
+    let row = row.ok_or_else(|| unknown("device", &device.to_string(), "device list"))?;
+    let values: Vec<_> =
+        events.iter().map(|e| json!({"at": iso(e.at_ms), "by": e.by, "what": e.what, "reason": e.reason})).collect();
+    let mut value = line(&row);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("events".into(), values.into());
+    }
+    let mut lines = vec![["WHEN", "BY", "WHAT", "REASON"].map(str::to_owned).to_vec()];
+    lines.extend(events.iter().map(|e| vec![iso(e.at_ms), e.by.clone(), e.what.clone(), e.reason.clone()]));
+    let text = format!(
+        "Device {device}: {}, {} at {}, lease until {}\n{}",
+        row.state.name(),
+        row.scope,
+        row.site,
+        iso(row.lease_until_ms),
+        table(&lines)
+    );
+    context.out.result(&value, &text);
+    Ok(())
+}
+
+fn line(row: &DeviceRow) -> serde_json::Value {
+    json!({
+        "device": row.device.to_string(), "site": row.site.as_str(), "scope": row.scope.as_str(),
+        "state": row.state.name(), "set_up_by": row.practitioner.as_str(), "enrolled": iso(row.enrolled_at_ms),
+        "last_seen": row.last_seen_ms.map(iso), "gseq": row.last_gseq, "grant": row.grant_number,
+        "lease_until": iso(row.lease_until_ms), "certificate_until": iso(row.certificate_until_ms),
+    })
 }
 
 fn make(
@@ -127,21 +268,7 @@ fn make(
 fn list(context: &Context<'_>) -> anyhow::Result<()> {
     let home = context.home()?;
     let rows = home.store.read::<_, StoreError>(|tx| tx.devices())?;
-    let state = |row: &DeviceRow| match row.state {
-        DeviceState::Active => "active",
-        DeviceState::Revoked => "revoked",
-    };
-    let values: Vec<_> = rows
-        .iter()
-        .map(|row| {
-            json!({
-                "device": row.device.to_string(), "site": row.site.as_str(), "scope": row.scope.as_str(),
-                "state": state(row), "set_up_by": row.practitioner.as_str(), "enrolled": iso(row.enrolled_at_ms),
-                "last_seen": row.last_seen_ms.map(iso), "gseq": row.last_gseq, "grant": row.grant_number,
-                "lease_until": iso(row.lease_until_ms), "certificate_until": iso(row.certificate_until_ms),
-            })
-        })
-        .collect();
+    let values: Vec<_> = rows.iter().map(line).collect();
     let head = ["DEVICE", "SITE", "SCOPE", "STATE", "LAST SEEN", "AT", "LEASE UNTIL"];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(|row| {
@@ -149,7 +276,7 @@ fn list(context: &Context<'_>) -> anyhow::Result<()> {
             row.device.to_string(),
             row.site.to_string(),
             row.scope.to_string(),
-            state(row).to_owned(),
+            row.state.name().to_owned(),
             row.last_seen_ms.map_or("never".into(), iso),
             row.last_gseq.to_string(),
             iso(row.lease_until_ms),

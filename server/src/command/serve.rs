@@ -40,6 +40,7 @@ pub(crate) fn run(context: &Context<'_>, args: &Serve) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(colour && std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
+    cpis_server::dumps::forbid().context("cannot forbid core dumps of this process")?;
     let home = context.home()?;
     let trust = home.trust()?;
     if trust.check_expiry(Some(now_ms())).is_err() {

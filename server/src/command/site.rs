@@ -41,6 +41,9 @@ pub(crate) struct Rules {
     /// Days that a device answers without having reached the server [default: 7]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=90))]
     lease_days: Option<u16>,
+    /// Seconds instead of days: for tests of what happens when a lease is over
+    #[arg(long, hide = true, value_name = "SECONDS", conflicts_with = "lease_days")]
+    lease_seconds: Option<u32>,
     /// Seconds for which a copy is fresh [default: 4 hours]
     #[arg(long, value_name = "SECONDS")]
     fresh_s: Option<u32>,
@@ -77,6 +80,11 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// How long a grant is good, where given.
+    fn lease_s(&self) -> Option<u32> {
+        self.lease_seconds.or(self.lease_days.map(|days| u32::from(days) * DAY_S))
+    }
+
     /// The rules laid over a policy.
     fn over(&self, before: Policy) -> Policy {
         Policy {
@@ -138,7 +146,7 @@ pub(crate) fn run(context: &Context<'_>, command: SiteCommand) -> anyhow::Result
             // In a synthetic deployment nothing is worth guessing for, and tests want to be quick.
             let cost = if home.synthetic { MemoryHard::SYNTHETIC } else { MemoryHard::DEFAULT };
             let policy = rules.over(Policy { passphrase_cost: cost, ..Policy::default() });
-            let row = SiteRow { site: name, policy, lease_s: u32::from(rules.lease_days.unwrap_or(7)) * DAY_S };
+            let row = SiteRow { site: name, policy, lease_s: rules.lease_s().unwrap_or(7 * DAY_S) };
             check(&row, home.synthetic)?;
             home.store.write(|tx| match tx.site(name)? {
                 Some(_) => Err(StoreError::Constraint(format!("there is a site {name} already"))),
@@ -149,7 +157,7 @@ pub(crate) fn run(context: &Context<'_>, command: SiteCommand) -> anyhow::Result
         SiteCommand::Change { name, rules } => {
             let before = home.store.read::<_, StoreError>(|tx| tx.site(name))?;
             let before = before.ok_or_else(|| unknown("site", name.as_str(), "site list"))?;
-            let lease_s = rules.lease_days.map_or(before.lease_s, |days| u32::from(days) * DAY_S);
+            let lease_s = rules.lease_s().unwrap_or(before.lease_s);
             let row = SiteRow { site: name, policy: rules.over(before.policy), lease_s };
             check(&row, home.synthetic)?;
             home.store.write::<_, StoreError>(|tx| tx.change_site(&row))?;

@@ -56,8 +56,52 @@ pub struct InvitationRow {
 pub enum DeviceState {
     /// It may.
     Active,
-    /// It may not, and is told so.
+    /// It may not, and is told to erase.
     Revoked,
+    /// It may not for now, and is told to lock.
+    Suspended,
+    /// As revoked; whoever has it may have its keys.
+    Lost,
+    /// As revoked; handed in.
+    Retired,
+}
+
+impl DeviceState {
+    /// All, by stored number.
+    pub const ALL: [Self; 5] = [Self::Active, Self::Revoked, Self::Suspended, Self::Lost, Self::Retired];
+
+    /// The name for people and programs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
+            Self::Lost => "lost",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// Whether there is no way back but a new enrolment.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Revoked | Self::Lost | Self::Retired)
+    }
+}
+
+/// Something that an operator did to a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceEvent {
+    /// The device.
+    pub device: DeviceId,
+    /// When.
+    pub at_ms: UnixMs,
+    /// Who.
+    pub by: String,
+    /// What: the new state, or `moved to SCOPE at SITE`.
+    pub what: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// One enrolled device.
@@ -178,6 +222,18 @@ pub trait Fleet {
     /// # Errors
     /// [`StoreError`].
     fn put_device(&self, row: &DeviceRow) -> Result<(), StoreError>;
+
+    /// Keeps what an operator did.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn add_device_event(&self, event: &DeviceEvent) -> Result<(), StoreError>;
+
+    /// What operators did to a device, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn device_events(&self, device: DeviceId) -> Result<Vec<DeviceEvent>, StoreError>;
 
     /// Notes that a device was there, and which beat it was given, if any.
     ///

@@ -97,7 +97,7 @@ impl<S: Store> Service<S> {
             return Ok(Err(ServiceError::Refused("practitioner")));
         }
         let before = tx.device(device)?;
-        if before.as_ref().is_some_and(|before| before.state == DeviceState::Revoked) {
+        if before.as_ref().is_some_and(|before| before.state != DeviceState::Active) {
             tx.update_invitation(&invitation)?;
             return Ok(Err(ServiceError::Revoked));
         }

@@ -8,7 +8,7 @@ use cpis_protocol::limits;
 use cpis_protocol::sign::Kind;
 
 use super::{Service, ServiceError, internal};
-use crate::port::{CellLog, DeviceRow, Fleet as _, Store, StoreError, Tx};
+use crate::port::{CellLog, DeviceRow, DeviceState, Fleet as _, Store, StoreError, Tx};
 use crate::publish::{self, open_feed_key};
 use crate::rekey::{self, Rekey};
 use crate::{entropy, token};
@@ -22,6 +22,9 @@ impl<S: Store> Service<S> {
         self.store.write(|tx| {
             // Read again: another process may have revoked it or counted on.
             let mut device = tx.device(device.device)?.ok_or(ServiceError::Unauthorised)?;
+            if device.state != DeviceState::Active {
+                return Err(ServiceError::Retry(1));
+            }
             self.grant_in(tx, &mut device, now_ms)
         })
     }

@@ -8,7 +8,7 @@ use cpis_protocol::policy::{AccessMode, Policy};
 use rusqlite::{OptionalExtension as _, Row};
 
 use super::{SqliteTx, array, name, signed, unsigned};
-use crate::port::{DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, SiteRow, StoreError};
+use crate::port::{DeviceEvent, DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, SiteRow, StoreError};
 
 type RawSite = (String, Vec<u8>, u32);
 
@@ -41,7 +41,7 @@ fn invitation(raw: RawInvitation) -> Result<InvitationRow, StoreError> {
     })
 }
 
-const DEVICE: &str = "SELECT device, device_key, vault_key, site, scope, practitioner, revoked, serial,
+const DEVICE: &str = "SELECT device, device_key, vault_key, site, scope, practitioner, state, serial,
     certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms FROM device";
 
 fn device(row: &Row<'_>) -> Result<DeviceRow, StoreError> {
@@ -53,7 +53,7 @@ fn device(row: &Row<'_>) -> Result<DeviceRow, StoreError> {
         site: name(&text(3)?)?,
         scope: name(&text(4)?)?,
         practitioner: name(&text(5)?)?,
-        state: if row.get(6)? { DeviceState::Revoked } else { DeviceState::Active },
+        state: *DeviceState::ALL.get(usize::from(row.get::<_, u8>(6)?)).ok_or(StoreError::Corrupt("device.state"))?,
         serial: row.get(7)?,
         certificate_until_ms: row.get(8)?,
         enrolled_at_ms: row.get(9)?,
@@ -198,9 +198,9 @@ impl Fleet for SqliteTx<'_> {
     fn put_device(&self, row: &DeviceRow) -> Result<(), StoreError> {
         let mut statement = self.0.prepare_cached(
             "INSERT INTO device (device, device_key, vault_key, site, scope, practitioner, revoked, serial,
-               certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
-             ON CONFLICT (device) DO UPDATE SET vault_key = ?3, site = ?4, scope = ?5, practitioner = ?6, revoked = ?7,
+               certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms, state)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7 <> 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?7)
+             ON CONFLICT (device) DO UPDATE SET vault_key = ?3, site = ?4, scope = ?5, practitioner = ?6, state = ?7, revoked = ?7 <> 0,
                serial = ?8, certificate_until_ms = ?9, enrolled_at_ms = ?10, last_seen_ms = ?11, last_gseq = ?12,
                grant_number = ?13, lease_until_ms = ?14",
         )?;
@@ -211,7 +211,7 @@ impl Fleet for SqliteTx<'_> {
             row.site.as_str(),
             row.scope.as_str(),
             row.practitioner.as_str(),
-            row.state == DeviceState::Revoked,
+            (0u8..).zip(DeviceState::ALL).find(|(_, state)| *state == row.state).map_or(1, |(number, _)| number),
             &row.serial,
             row.certificate_until_ms,
             row.enrolled_at_ms,
@@ -221,6 +221,24 @@ impl Fleet for SqliteTx<'_> {
             row.lease_until_ms,
         ))?;
         Ok(())
+    }
+
+    fn add_device_event(&self, event: &DeviceEvent) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO device_event (device, at_ms, by_whom, what, reason) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        statement.execute((event.device.0, event.at_ms, &event.by, &event.what, &event.reason))?;
+        Ok(())
+    }
+
+    fn device_events(&self, device: DeviceId) -> Result<Vec<DeviceEvent>, StoreError> {
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT at_ms, by_whom, what, reason FROM device_event WHERE device = ?1 ORDER BY id")?;
+        let rows = statement.query_map([device.0], |row| {
+            Ok(DeviceEvent { device, at_ms: row.get(0)?, by: row.get(1)?, what: row.get(2)?, reason: row.get(3)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn seen(&self, device: DeviceId, at_ms: UnixMs, gseq: Option<RegisterSeq>) -> Result<(), StoreError> {

@@ -45,3 +45,17 @@ CREATE TABLE device_key (
 ) WITHOUT ROWID;
 CREATE INDEX device_key_feed ON device_key (feed, epoch, key_id);
 CREATE INDEX placement_feed ON placement (feed, person);
+-- 0 active, 1 revoked, 2 suspended, 3 lost, 4 retired.
+ALTER TABLE device ADD COLUMN state INTEGER NOT NULL DEFAULT 0;
+UPDATE device SET state = 1 WHERE revoked = 1;
+
+-- What operators did to devices, with the reason that they gave.
+CREATE TABLE device_event (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  device BLOB NOT NULL REFERENCES device (device),
+  at_ms INTEGER NOT NULL,
+  by_whom TEXT NOT NULL,
+  what TEXT NOT NULL,
+  reason TEXT NOT NULL
+);
+CREATE INDEX device_event_device ON device_event (device, id);

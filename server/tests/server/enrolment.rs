@@ -2,6 +2,7 @@
 
 use cpis_protocol::message::Request;
 use cpis_protocol::trust::Trust;
+use cpis_protocol::withdrawal::{Withdrawal, WithdrawalAction};
 use cpis_server::port::{DeviceRow, DeviceState, Fleet as _, Store as _, StoreError};
 use cpis_server::service::ServiceError;
 
@@ -86,8 +87,11 @@ fn strangers_and_revoked_devices_get_nothing() {
             tx.put_device(&DeviceRow { state: DeviceState::Revoked, ..row })
         })
         .unwrap();
-    for request in [Request::Grant, Request::Beat(text("all")), Request::Root(1)] {
-        assert!(matches!(device.ask(&rig, request), Err(ServiceError::Revoked)));
-    }
+    assert!(matches!(device.ask(&rig, Request::Beat(text("all"))), Err(ServiceError::Revoked)));
+    assert!(device.ask(&rig, Request::Root(1)).is_ok(), "what the withdrawal is verified with");
+    let word = device.ask(&rig, Request::Grant).unwrap();
+    let number = rig.store().read::<_, StoreError>(|tx| Ok(tx.device(device.id())?.unwrap().grant_number)).unwrap();
+    let word = Withdrawal::verify(&word, &device.id(), &rig.service.trust(), number).unwrap();
+    assert_eq!((word.action, word.number), (WithdrawalAction::Erase, number), "not an older number than its grants");
     assert_eq!(refused(&device.enrol(&rig, rig.invite(1).code)), "revoked");
 }

@@ -193,6 +193,8 @@ fn a_revoked_device_is_told_so() {
             })
             .unwrap();
         let reply = running.get(Some((&certificate, &device.signer)), "/v1/grant").await.unwrap();
+        assert_eq!(reply.status, 200, "the signed withdrawal");
+        let reply = running.get(Some((&certificate, &device.signer)), "/v1/scope/all/beat").await.unwrap();
         assert_eq!(reply.status, 403);
         assert!(reply.headers.contains(&format!("{REASON_HEADER}: revoked")), "{}", reply.headers);
     });

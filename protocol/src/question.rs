@@ -12,7 +12,7 @@ use crate::postcode::Postcode;
 use crate::query::Query;
 
 /// Questions that one look-up by name asks at most: each costs one memory-hard step, on a hit and on a miss.
-pub const QUESTIONS_MAX: usize = 6; // R188
+pub const QUESTIONS_MAX: usize = 6; // R218
 
 /// One person as the register knows them. No `Debug`: these are the details themselves.
 #[derive(Clone, Copy)]
@@ -78,7 +78,7 @@ impl Names {
         }
         let given_as_surname = Surname::read(given)?;
         if names.surname.is_empty() || names.surname.full() == given_as_surname.full() {
-            return Ok(Self { surname: given_as_surname, given: Given::read("")? }); // R181
+            return Ok(Self { surname: given_as_surname, given: Given::read("")? }); // R211
         }
         Ok(names)
     }
@@ -106,7 +106,7 @@ pub fn slots(person: &Person<'_>) -> Vec<Query> {
         && !names.surname.is_empty()
     {
         let (surname, given) = (names.surname.full(), names.given.first());
-        list.add((), Query::name(&surname, &given, person.birth)); // R187
+        list.add((), Query::name(&surname, &given, person.birth)); // R217
         if let Some(query) = person.postcode.parse().ok().and_then(|code| by_sound(&names.surname, person.birth, &code))
         {
             list.add((), query);
@@ -158,7 +158,7 @@ pub fn questions(asked: &Asked<'_>) -> Result<Vec<(Way, Query)>, Refusal> {
 /// Not where the postcode names no place: the space of sounds and birth dates alone is too small.
 fn by_sound(surname: &Surname, birth: Date, postcode: &Postcode) -> Option<Query> {
     let sound = surname.sound();
-    (!sound.is_empty() && postcode.is_place()).then(|| Query::phonetic(&sound, birth, postcode)) // R186
+    (!sound.is_empty() && postcode.is_place()).then(|| Query::phonetic(&sound, birth, postcode)) // R216
 }
 
 #[cfg(test)]

@@ -218,7 +218,7 @@ impl Given {
 
     /// The form of the first given name; empty when there is none.
     pub(crate) fn first(&self) -> Word {
-        self.tokens.first().map_or_else(new_word, |token| form(token)) // R184
+        self.tokens.first().map_or_else(new_word, |token| form(token)) // R214
     }
 
     /// What somebody with several given names may be called instead: after a Muhammad the second name, else all of
@@ -226,7 +226,7 @@ impl Given {
     pub(crate) fn other(&self) -> Option<Word> {
         let (first, second) = (self.tokens.first()?, self.tokens.get(1)?);
         let before = head_of(&TRANSLITERATED, first) == Some(BEFORE_THE_CALL_NAME);
-        Some(if before { form(second) } else { self.joined() }) // R184
+        Some(if before { form(second) } else { self.joined() }) // R214
     }
 
     /// All of them in one word.

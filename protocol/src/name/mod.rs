@@ -1,7 +1,7 @@
 //! Names of people in the one form that the register and a device compare, so that case, accents, hyphens, apostrophes
 //! and short forms do not hide a child. It must not guess: what the rules do not bring to A to Z is no name here.
 //!
-//! These rules are part of format 1 and frozen by vectors (R180 to R186). A change of any of them, or of a table, is
+//! These rules are part of format 1 and frozen by vectors (R210 to R215). A change of any of them, or of a table, is
 //! another question for the same person, so it takes a new path number. New versions of Unicode cannot change them:
 //! its stability policy keeps the decomposition of every assigned character.
 
@@ -58,7 +58,7 @@ fn words(text: &str) -> Result<Vec<Word>, Refusal> {
         });
     }
     if foreign {
-        return Err(Refusal::Malformed); // R180
+        return Err(Refusal::Malformed); // R210
     }
     if !word.is_empty() {
         words.push(word);

@@ -84,7 +84,7 @@ impl Surname {
 
     /// All parts in one word: `Smith-Jones`, `Smith Jones` and `SmithJones` are one surname.
     pub(crate) fn full(&self) -> Word {
-        joined(self.parts.iter().map(|part| part.as_str())) // R182
+        joined(self.parts.iter().map(|part| part.as_str())) // R212
     }
 
     /// The first and the last part of a double surname.
@@ -97,11 +97,11 @@ impl Surname {
 
     /// How the last part sounds, by Double Metaphone; empty where that gives nothing.
     pub(crate) fn sound(&self) -> Word {
-        self.parts.last().map_or_else(new_word, |part| metaphone::primary(part)) // R185
+        self.parts.last().map_or_else(new_word, |part| metaphone::primary(part)) // R215
     }
 }
 
-/// One part in the form that stands for its spellings (R183).
+/// One part in the form that stands for its spellings (R213).
 fn form(part: &str) -> Word {
     if let Some(head) = head_of(&TRANSLITERATED, part) {
         return joined([head]);

@@ -34,7 +34,7 @@ fn date(text: &str) -> Date {
 
 pub(crate) fn names() -> File {
     let mut file =
-        File::new("name", "Look-up by name (R180 to R188): each question as length (u16, big endian) and bytes.");
+        File::new("name", "Look-up by name (R210 to R218): each question as length (u16, big endian) and bytes.");
     for (name, surname, given, birth, postcode) in NAMES {
         let born = date(birth);
         let person = Person { number: number(), birth: born, surname, given, postcode, restricted: false };

@@ -50,10 +50,24 @@ fn copy(value: &Value) -> String {
     format!("As at {as_at}{old}. Covers {}.", covers(&list(value, "/copy/covers")))
 }
 
+/// How a candidate differs from what was typed.
+fn way(code: &str) -> &'static str {
+    match code {
+        "sound-and-postcode" => " (surname sounds alike, same postcode; the given name was not compared)",
+        "names-swapped" => " (surname and given name exchanged)",
+        "day-and-month-swapped" => " (day and month of birth exchanged)",
+        "part-of-surname" => " (by part of the surname)",
+        "other-given-name" => " (by another given name)",
+        _ => "",
+    }
+}
+
 /// An answer.
 #[must_use]
 pub fn answer(reply: &Value) -> String {
+    let candidates = reply.pointer("/candidates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let title = match text(reply, "/answer") {
+        "flagged" if !candidates.is_empty() => "POSSIBLE MATCH",
         "flagged" => "RECORD FOUND",
         "not-in-this-copy" => "NOT IN THIS COPY",
         "out-of-coverage" => "OUTSIDE COVERAGE",
@@ -66,11 +80,20 @@ pub fn answer(reply: &Value) -> String {
     for word in list(reply, "/words") {
         let _ = writeln!(out, "{word}");
     }
+    for one in candidates {
+        let number = number(one, "/candidate").unwrap_or(0);
+        let initials = Some(text(one, "/initials")).filter(|text| !text.is_empty()).unwrap_or("none recorded");
+        let how = way(text(one, "/found"));
+        let _ = writeln!(out, "  {number}  initials {initials}, NHS number ends {}{how}", text(one, "/last_three"));
+    }
     if reply.pointer("/copy").is_some() {
         let _ = writeln!(out, "{}", copy(reply));
     }
     if let Some(look_up) = number(reply, "/look_up") {
         let _ = match text(reply, "/answer") {
+            "flagged" if !candidates.is_empty() => {
+                write!(out, "Once confirmed, to show the details: cpis-agent reveal {look_up} --candidate N")
+            }
             "flagged" => write!(out, "To show the details: cpis-agent reveal {look_up}"),
             _ => write!(out, "Recorded as event {look_up}."),
         };

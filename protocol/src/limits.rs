@@ -47,3 +47,5 @@ pub const ROLE_KEYS_MAX: usize = 8;
 pub const AUTHORITY_CERTIFICATES_MAX: usize = 4;
 /// A device certificate, DER.
 pub const CERTIFICATE_BYTES_MAX: usize = 4096;
+/// Characters of a surname or of given names: bounds the work of folding, and a question.
+pub const NAME_CHARS_MAX: usize = 64;

@@ -65,6 +65,18 @@ pub struct EventLine {
     /// Of a look-up, only when asked for: the NHS number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nhs_number: Option<String>,
+    /// Of a look-up by name: how many candidates were shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<u8>,
+    /// Of a look-up by name, only when asked for: the surname.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub surname: Option<String>,
+    /// Of a look-up by name, only when asked for: the given name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given: Option<String>,
+    /// Of a look-up by name, only when asked for: the postcode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcode: Option<String>,
     /// Of a look-up, only when asked for: the date of birth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub birth: Option<String>,
@@ -190,6 +202,10 @@ fn line(chain: &ChainRow, row: &LinkRow, event: Option<&AuditEvent>, show_person
         look_up: None,
         feed: None,
         nhs_number: None,
+        candidates: None,
+        surname: None,
+        given: None,
+        postcode: None,
         birth: None,
     };
     match event.map(|event| &event.act) {
@@ -198,6 +214,19 @@ fn line(chain: &ChainRow, row: &LinkRow, event: Option<&AuditEvent>, show_person
             line.reason = (!reason.is_empty()).then(|| (*reason).into());
             line.nhs_number = show_persons.then(|| number.grouped());
             line.birth = show_persons.then(|| birth.clinical());
+        }
+        Some(Act::LookUpByName { surname, given, birth, postcode, candidates, outcome, reason }) => {
+            line.outcome = Some(outcome_text(outcome));
+            line.reason = (!reason.is_empty()).then(|| (*reason).into());
+            line.candidates = Some(*candidates);
+            line.surname = show_persons.then(|| (*surname).into());
+            line.given = show_persons.then(|| (*given).into());
+            line.postcode = (show_persons && !postcode.is_empty()).then(|| (*postcode).into());
+            line.birth = show_persons.then(|| birth.clinical());
+        }
+        Some(Act::Candidate { look_up, feed, .. }) => {
+            line.look_up = Some(*look_up);
+            line.feed = Some((*feed).into());
         }
         Some(Act::Reveal { look_up, feed, access_mode, .. }) => {
             line.look_up = Some(*look_up);
@@ -281,7 +310,7 @@ fn verify_chain<T: Tx>(tx: &T, chain: &ChainRow, keys: &AuditKeys) -> Result<Cha
             }
         }
         match open(keys, chain.device, id, row).map(|event| event.act) {
-            Some(Act::LookUp { .. }) => out.look_ups += 1,
+            Some(Act::LookUp { .. } | Act::LookUpByName { .. }) => out.look_ups += 1,
             Some(Act::Reveal { access_mode: AccessMode::Unscheduled, .. }) => out.reveals_unscheduled += 1,
             Some(Act::Reveal { access_mode: AccessMode::Silent, .. }) => out.reveals_silent += 1,
             Some(_) => out.others += 1,

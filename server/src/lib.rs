@@ -24,6 +24,7 @@ pub mod resign;
 pub mod review;
 pub mod serve;
 pub mod service;
+pub mod slots;
 pub mod store;
 pub mod tls;
 pub mod token;

@@ -218,5 +218,8 @@ pub fn maintain<S: Store>(service: &Service<S>, now_ms: i64) -> Result<u64, Publ
         return Ok(0);
     }
     let published = publish::publish(&**service.store(), service.keys(), now_ms, &mut |_| ())?;
+    if published.crowded > 0 {
+        tracing::warn!(slots = published.crowded, "more people share their details than a device shows");
+    }
     Ok(published.puts + published.removes)
 }

@@ -15,11 +15,11 @@ use cpis_protocol::withdrawal::Withdrawal;
 use cpis_protocol::{codec, limits, replica};
 
 use crate::common::{array, ok};
-use crate::run_more;
 use crate::text::Library;
+use crate::{run_more, run_names};
 
 /// Every object that a case may name.
-pub(crate) const OBJECTS: [&str; 25] = [
+pub(crate) const OBJECTS: [&str; 27] = [
     "audit-batch",
     "audit-link",
     "beat",
@@ -38,6 +38,8 @@ pub(crate) const OBJECTS: [&str; 25] = [
     "invitation",
     "lookup-token",
     "manifest",
+    "name-asked",
+    "name-filed",
     "receipt",
     "record",
     "reference",
@@ -113,6 +115,7 @@ pub(crate) fn run(library: &Library, name: &str, object: &str, bytes: &[u8]) -> 
         "lookup-token" => run_more::token(&c, bytes),
         "cell" => run_more::cell(&c, bytes),
         "cells" => run_more::cells(&c, bytes),
+        "name-asked" | "name-filed" => run_names::run(&c, object, bytes),
         "manifest" => run_more::manifest(&c, bytes).map(drop),
         "chunk" => run_more::chunk(&c, bytes),
         "delta" => run_more::delta(&c, bytes),

@@ -187,6 +187,21 @@ pub fn status(value: &Value) -> String {
     if !problem.is_empty() && waiting > 0 {
         let _ = writeln!(out, "            last upload: {problem}");
     }
+    people(value, &mut out);
+    let provider = text(value, "/device_secret/provider");
+    if !provider.is_empty() {
+        let since =
+            number(value, "/device_secret/since_ms").map_or_else(String::new, |ms| format!(", since {}", london(ms)));
+        let _ = write!(out, "\nSecret      kept by: {provider}{since}");
+    }
+    if value.pointer("/revoked").and_then(Value::as_bool) == Some(true) {
+        let _ = write!(out, "\nREVOKED     this device has been withdrawn from use");
+    }
+    out
+}
+
+/// Who has the vault open, and what is left of their limits.
+fn people(value: &Value, out: &mut String) {
     let vault = match text(value, "/unlocked_by") {
         "" => "locked".to_owned(),
         name => format!("unlocked by {name}"),
@@ -206,16 +221,6 @@ pub fn status(value: &Value) -> String {
         let (glasses, unrecorded) = (glasses.unwrap_or(0), unrecorded.unwrap_or(0));
         let _ = write!(out, "\nBreak-glass {glasses} times on this device; {unrecorded} answers were recorded later");
     }
-    let provider = text(value, "/device_secret/provider");
-    if !provider.is_empty() {
-        let since =
-            number(value, "/device_secret/since_ms").map_or_else(String::new, |ms| format!(", since {}", london(ms)));
-        let _ = write!(out, "\nSecret      kept by: {provider}{since}");
-    }
-    if value.pointer("/revoked").and_then(Value::as_bool) == Some(true) {
-        let _ = write!(out, "\nREVOKED     this device has been withdrawn from use");
-    }
-    out
 }
 
 /// The outbox.

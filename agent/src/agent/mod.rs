@@ -53,6 +53,12 @@ pub const REPLICA: &str = "replica";
 /// The lock file's name: held while an agent has the directory.
 pub const LOCK: &str = "agent.lock";
 
+/// The grant in force; `signed` is gone once the device is erased.
+struct HeldGrant {
+    plain: Arc<Grant>,
+    signed: Option<Arc<Verified<Grant>>>,
+}
+
 /// An enrolled device's agent.
 pub struct Agent {
     directory: PathBuf,
@@ -62,7 +68,7 @@ pub struct Agent {
     signer: Signer,
     device: DeviceId,
     trust: RwLock<Trust>,
-    grant: RwLock<(Arc<Grant>, Option<Arc<Verified<Grant>>>)>,
+    grant: RwLock<HeldGrant>,
     previous: RwLock<Option<Arc<Verified<Grant>>>>,
     journal: Journal,
     replica: Replica<SledStore, LocalKeys>,
@@ -139,7 +145,7 @@ impl Agent {
             signer,
             device,
             trust: RwLock::new(trust),
-            grant: RwLock::new((Arc::new(grant), signed)),
+            grant: RwLock::new(HeldGrant { plain: Arc::new(grant), signed }),
             previous: RwLock::new(previous),
             journal,
             replica,
@@ -240,11 +246,11 @@ impl Agent {
 
     /// The grant in force.
     pub fn grant(&self) -> Arc<Grant> {
-        Arc::clone(&self.grant.read().unwrap_or_else(PoisonError::into_inner).0)
+        Arc::clone(&self.grant.read().unwrap_or_else(PoisonError::into_inner).plain)
     }
 
     fn set_grant(&self, grant: Grant, signed: Option<Arc<Verified<Grant>>>) {
-        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(grant), signed);
+        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = HeldGrant { plain: Arc::new(grant), signed };
     }
 
     /// The replica.
@@ -314,7 +320,7 @@ impl Agent {
 
     /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
     pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
-        let signed = self.grant.read().unwrap_or_else(PoisonError::into_inner).1.clone()?;
+        let signed = self.signed_grant()?;
         let withdrawn = self.keys.keyslot().contents().withdrawn;
         let view = self.replica.view();
         Some(Pull::new(Start {

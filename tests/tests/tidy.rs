@@ -160,3 +160,19 @@ fn the_courier_names_no_key() {
     let pull = std::fs::read_to_string(root().join("protocol/src/sync/pull.rs")).unwrap();
     assert!(!pull.contains("FeedKey") && !pull.contains("open_keys"));
 }
+
+/// The threat table names tests: each must be there, and every threat must name one.
+#[test]
+fn every_threat_names_a_test_that_is_there() {
+    let table = std::fs::read_to_string(root().join("docs/threats.md")).unwrap();
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| **")).collect();
+    assert!(rows.len() >= 15, "{} threats", rows.len());
+    for row in rows {
+        let named: Vec<(&str, &str)> = row.split('`').filter_map(|part| part.split_once(".rs::")).collect();
+        assert!(!named.is_empty(), "no test: {row}");
+        for (file, function) in named {
+            let text = std::fs::read_to_string(root().join(format!("{file}.rs"))).unwrap_or_default();
+            assert!(text.contains(&format!("fn {function}(")), "{file}.rs has no {function}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ use cpis_protocol::digest::{self, Hash};
 use cpis_protocol::flag::Record;
 use cpis_protocol::head::{Authority, Head, Reference};
 use cpis_protocol::id::{BlindId, FeedId, RegisterSeq, ScopeId, UnixMs};
+use cpis_protocol::nhs::NhsNumber;
 use cpis_protocol::query::LookupParameters;
 use cpis_protocol::seal::Key;
 use cpis_protocol::sign::{self, Kind};
@@ -18,8 +19,8 @@ use cpis_protocol::{Refusal, codec, limits};
 
 use crate::keys::ServerKeys;
 use crate::port::{
-    AuthorityEntry, CellLog, FeedRow, Feeds as _, HeadRow, Meta, Person, PersonId, Placement, Register as _, Store,
-    StoreError, Tx,
+    AuthorityEntry, CellLog, FeedRow, Feeds as _, HeadRow, Mark, Meta, Person, PersonId, Placement, Register as _,
+    Store, StoreError, Tx,
 };
 use crate::token::{self, TokenError};
 use crate::{entropy, record};
@@ -167,6 +168,14 @@ pub fn feed_key_aad(log: CellLog, key_id: u32) -> Vec<u8> {
     aad
 }
 
+/// What names a person among removed records: nobody without the storage key can compute or confirm it.
+#[must_use]
+pub fn removal_mark(storage: &Key, number: NhsNumber) -> Mark {
+    let mut input = b"cpis-edge/1/removal-mark\0".to_vec();
+    input.extend_from_slice(&number.as_u64().to_be_bytes());
+    digest::prf(storage.expose(), &input)
+}
+
 /// Opens a stored feed key.
 ///
 /// # Errors
@@ -310,6 +319,11 @@ impl<'a, T: Tx> Run<'a, T> {
                 token
             }
         };
+        let mark = removal_mark(&self.keys.storage, person.number);
+        self.tx.put_mark(id, &mark)?;
+        if before.is_none() {
+            self.tx.returned(&mark, feed)?;
+        }
         let blind = before.map_or_else(|| BlindId(entropy::bytes()), |before| before.blind);
         let open = self.feeds.get_mut(&feed).ok_or(StoreError::Corrupt("feed"))?;
         let (seq, log) = (open.next()?, open.log());
@@ -329,8 +343,16 @@ impl<'a, T: Tx> Run<'a, T> {
         let cell = Cell::filled(CellKind::Remove, placement.blind, seq, &mut entropy::system());
         self.tx.append(log, &cell)?;
         self.tx.delete_placement(id, placement.feed)?;
+        self.note_removal(id, placement.feed)?;
         self.published.removes += 1;
         Ok(())
+    }
+
+    /// No head that is made from here on holds this record.
+    pub(crate) fn note_removal(&self, id: PersonId, feed: FeedId) -> Result<(), PublishError> {
+        // A record that an earlier release published has no mark: it is counted, and not found by its number.
+        let mark = self.tx.mark(id)?.unwrap_or_else(entropy::bytes);
+        Ok(self.tx.add_removal(&mark, feed, self.now_ms, self.published.gseq)?)
     }
 
     /// Changes whenever the cell would have to be sealed anew: other content, other question, other key.

@@ -241,7 +241,10 @@ impl<T: Tx> Run<'_, T> {
         match records.into_iter().find(|(authority, _)| Some(*authority) == number) {
             Some((_, record)) => self.put(id, &person, feed, &record, None::<&Placement>),
             // Its time was over since the last publication: it is not carried over.
-            None => Ok(self.tx.delete_placement(id, feed)?),
+            None => {
+                self.tx.delete_placement(id, feed)?;
+                self.note_removal(id, feed)
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use crate::digest;
 use crate::http::{self, Peer};
 use crate::port::Store;
 use crate::publish::{self, PublishError};
@@ -47,6 +48,7 @@ pub async fn run<S: Store>(
     let room = Arc::new(Semaphore::new(service.config().connections_max as usize));
     let graceful = GracefulShutdown::new();
     let ticker = tokio::spawn(tick(Arc::clone(&service), certificate));
+    let digester = tokio::spawn(digest_tick(Arc::clone(&service)));
     tokio::pin!(shutdown);
     loop {
         // Waiting for room must not keep the server from stopping.
@@ -73,6 +75,7 @@ pub async fn run<S: Store>(
     }
     drop(listener);
     ticker.abort();
+    digester.abort();
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::info!("some connections were cut when the server stopped");
     }
@@ -130,6 +133,22 @@ async fn tick<S: Store>(service: Arc<Service<S>>, certificate: Arc<ServerCertifi
         every.tick().await;
         let (service, certificate) = (Arc::clone(&service), Arc::clone(&certificate));
         let _ = tokio::task::spawn_blocking(move || housekeeping(&service, &certificate)).await;
+    }
+}
+
+/// Looks at the audit that came in. It has a clock of its own: publishing a large extract must not put alerts off.
+async fn digest_tick<S: Store>(service: Arc<Service<S>>) {
+    let mut every = tokio::time::interval(Duration::from_secs(service.config().digest_s.into()));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let service = Arc::clone(&service);
+        let digested = tokio::task::spawn_blocking(move || {
+            digest::run(&**service.store(), service.keys().audit.as_ref(), service.config())
+        });
+        if let Ok(Err(error)) = digested.await {
+            tracing::error!(%error, "the audit that came in was not looked at; it will be");
+        }
     }
 }
 

@@ -146,7 +146,7 @@ impl Walk<'_> {
                 tx.wait_for_key(self.device, self.chain, row.seq, row.link.recipient())?;
             }
         }
-        tx.put_cursor(self.device, self.chain, last.seq)?;
+        tx.put_cursor(self.device, self.chain, last.seq)?; // R192
         Ok(true)
     }
 

@@ -2,8 +2,8 @@
 //! It must not take a device's word for proof: only a signed receipt whose head is known here, or time, counts.
 //!
 //! A device proves a removal by the receipt of an update to a head that lacks it, or by the receipt of a whole erasure
-//! after which it was granted nothing more. Without proof its lease end is shown: no grant can prolong what it has, and
-//! after that moment it opens nothing.
+//! after which it was granted nothing more. Without proof its lease end is shown: unless it is granted more, it opens
+//! nothing after that moment (R76).
 
 use std::collections::BTreeSet;
 
@@ -127,12 +127,13 @@ impl Witness {
         let (mut update, mut whole) = (None::<(i64, BTreeSet<FeedId>, ProofRow)>, None);
         for proof in tx.newest_proofs(row.device)? {
             if proof.cause != ErasureCause::Update {
+                // R191
                 if proof.received_ms >= granted_ms {
                     whole = Some(proof);
                 }
                 continue;
             }
-            // A head that is not known here proves nothing.
+            // R190: a head that is not known here proves nothing.
             let Some((number, bytes)) = tx.head_by_half(&proof.head)? else { continue };
             if update.as_ref().is_none_or(|(newest, ..)| number > *newest) {
                 let head: Head = sign::peek_unverified(&bytes, Kind::Head, limits::HEAD_BYTES_MAX)
@@ -146,7 +147,7 @@ impl Witness {
     /// The proof that a feed which the device left is gone.
     fn without_feed(&self, held: &HeldFeed) -> Option<&ProofRow> {
         let update = self.update.as_ref().filter(|(_, feeds, proof)| {
-            // A receipt from before it left may be from before it came.
+            // R190: a receipt from before it left may be from before it came.
             !feeds.contains(&held.feed) && held.left_ms.is_some_and(|left_ms| proof.received_ms >= left_ms)
         });
         self.whole.as_ref().or_else(|| update.map(|(.., proof)| proof))
@@ -154,6 +155,7 @@ impl Witness {
 
     /// The proof that a removed record is gone.
     fn without_record(&self, held: &HeldFeed, removal: &RemovalRow) -> Option<&ProofRow> {
+        // R190
         let update = self.update.as_ref().filter(|(head, ..)| *head > removal.last_head);
         self.without_feed(held).or_else(|| update.map(|(.., proof)| proof))
     }

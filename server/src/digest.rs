@@ -50,8 +50,10 @@ pub fn run<S: Store>(store: &S, key: Option<&OpeningKey>, config: &Config) -> Re
     let recipient = audit::recipient_id(&key.sealing_key());
     for (device, chain, _) in store.read::<_, StoreError>(|tx| tx.undigested())? {
         let walk = Walk { key, recipient, config, device, chain };
-        while store.write(|tx| walk.page(tx, &mut done))? {}
+        let mut stretch = Stretch::default();
+        while store.write(|tx| walk.page(tx, &mut stretch, &mut done))? {}
     }
+    let mut stretch = Stretch::default();
     loop {
         let waiting = store.read::<_, StoreError>(|tx| tx.waiting(recipient, PAGE))?;
         if waiting.is_empty() {
@@ -59,7 +61,12 @@ pub fn run<S: Store>(store: &S, key: Option<&OpeningKey>, config: &Config) -> Re
         }
         store.write(|tx| -> Result<(), StoreError> {
             for (device, chain, seq) in &waiting {
-                Walk { key, recipient, config, device: *device, chain: *chain }.waited(tx, *seq, &mut done)?;
+                Walk { key, recipient, config, device: *device, chain: *chain }.waited(
+                    tx,
+                    *seq,
+                    &mut stretch,
+                    &mut done,
+                )?;
             }
             Ok(())
         })?;
@@ -123,6 +130,13 @@ fn raise<T: Tx>(tx: &T, done: &mut Digested, alert: &NewAlert) -> Result<(), Sto
     Ok(())
 }
 
+/// The look-ups before a place in a chain, kept from page to page of one run.
+#[derive(Default)]
+struct Stretch {
+    end: Option<(DeviceId, ChainId, u64)>,
+    asked: Vec<Asked>,
+}
+
 struct Walk<'a> {
     key: &'a OpeningKey,
     recipient: [u8; 4],
@@ -133,37 +147,49 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// The next links of the chain; false when there were none.
-    fn page<T: Tx>(&self, tx: &T, done: &mut Digested) -> Result<bool, StoreError> {
+    fn page<T: Tx>(&self, tx: &T, stretch: &mut Stretch, done: &mut Digested) -> Result<bool, StoreError> {
         // Read again: another process may have been here.
         let cursor = tx.cursor(self.device, self.chain)?;
         let page = tx.links(self.device, self.chain, cursor, PAGE)?;
         let (Some(first), Some(last)) = (page.first(), page.last()) else { return Ok(false) };
-        let mut asked = self.before(tx, cursor, first.link.event_ms())?;
+        self.reach_back(tx, stretch, cursor, first.link.event_ms())?;
         for row in &page {
             if row.link.recipient() == self.recipient {
-                self.link(tx, row, &mut asked, done)?;
+                self.link(tx, row, &mut stretch.asked, done)?;
             } else {
                 tx.wait_for_key(self.device, self.chain, row.seq, row.link.recipient())?;
             }
         }
+        stretch.end = Some((self.device, self.chain, last.seq));
         tx.put_cursor(self.device, self.chain, last.seq)?; // R192
         Ok(true)
     }
 
     /// A link that was passed over, now that its key is here.
-    fn waited<T: Tx>(&self, tx: &T, seq: u64, done: &mut Digested) -> Result<(), StoreError> {
+    fn waited<T: Tx>(&self, tx: &T, seq: u64, stretch: &mut Stretch, done: &mut Digested) -> Result<(), StoreError> {
         let row = tx.links(self.device, self.chain, seq - 1, 1)?.pop().ok_or(StoreError::Corrupt("digest_waiting"))?;
-        let mut asked = self.before(tx, seq - 1, row.link.event_ms())?;
-        self.link(tx, &row, &mut asked, done)?;
+        self.reach_back(tx, stretch, seq - 1, row.link.event_ms())?;
+        self.link(tx, &row, &mut stretch.asked, done)?;
+        stretch.end = Some((self.device, self.chain, seq));
         tx.waited(self.device, self.chain, seq)
     }
 
-    /// The look-ups of the stretch before an event, as far as the patterns look back.
-    fn before<T: Tx>(&self, tx: &T, through: u64, event_ms: UnixMs) -> Result<Vec<Asked>, StoreError> {
+    /// Opens the look-ups of the stretch before an event again, unless they are at hand.
+    fn reach_back<T: Tx>(
+        &self,
+        tx: &T,
+        stretch: &mut Stretch,
+        through: u64,
+        event_ms: UnixMs,
+    ) -> Result<(), StoreError> {
+        if stretch.end == Some((self.device, self.chain, through)) {
+            return Ok(());
+        }
         let from = event_ms.saturating_sub(patterns::look_back_ms(self.config));
         let links = tx.links_before(self.device, self.chain, through, from, LOOK_BACK)?;
         let asked = links.iter().filter_map(|row| Asked::of(row.seq, row.link.event_ms(), &self.open(row)?));
-        Ok(asked.collect())
+        stretch.asked = asked.collect();
+        Ok(())
     }
 
     fn open(&self, row: &LinkRow) -> Option<AuditEvent> {

@@ -215,7 +215,7 @@ pub trait Evidence {
     /// [`StoreError`].
     fn waited(&self, device: DeviceId, chain: ChainId, seq: u64) -> Result<(), StoreError>;
 
-    /// Up to `limit` links of a chain up to and with a position, that happened after `event_ms`; oldest first.
+    /// Of the `limit` links of a chain up to and with a position those that happened after `event_ms`; oldest first.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -131,10 +131,10 @@ impl Evidence for SqliteTx<'_> {
         while let Some(row) = rows.next()? {
             let (seq, bytes, hash, received_ms) = <(i64, Vec<u8>, Vec<u8>, i64)>::try_from(row)?;
             let link = Link::from_bytes(&bytes).map_err(|_| StoreError::Corrupt("audit_link.bytes"))?;
-            if link.event_ms() <= event_ms {
-                break;
+            // Not the end of the search: one event by a clock that stood wrong must not hide those before it.
+            if link.event_ms() > event_ms {
+                out.push(LinkRow { seq: unsigned(seq), link, hash: array(hash)?, received_ms });
             }
-            out.push(LinkRow { seq: unsigned(seq), link, hash: array(hash)?, received_ms });
         }
         out.reverse();
         Ok(out)

@@ -275,6 +275,28 @@ fn what_the_inbox_set_aside_raises_an_alert_without_any_key() {
     assert_eq!(alerts(&rig).len(), 4);
 }
 
+#[test]
+fn a_pattern_is_seen_over_pages_restarts_and_an_event_by_a_wrong_clock() {
+    let rig = Rig::new();
+    let mut crew = Crew::new(&rig, 1, "all");
+    let tried = |n| (0, look_up(apart(1), birth(n), Outcome::Flagged));
+    let others = |count| (0..count).map(|n: i64| (n, Act::Unlock)).collect::<Vec<_>>();
+    for n in 0..2 {
+        crew.send(&rig, vec![tried(n)]);
+    }
+    // More than one page, in one run.
+    crew.send(&rig, others(250));
+    crew.send(&rig, vec![tried(2), (-40 * DAY, Act::Unlock)]);
+    digest(&rig);
+    let rig = rig.restart();
+    crew.send(&rig, vec![tried(3)]);
+    digest(&rig);
+    assert!(kinds(&rig).is_empty());
+    crew.send(&rig, vec![(0, Act::Unlock), tried(4)]);
+    digest(&rig);
+    assert_eq!(kinds(&rig), [(AlertKind::EnumerationDates, 5)]);
+}
+
 fn report(rig: &Rig, wanted: &Wanted) -> ErasureReport {
     digest(rig);
     erasure_report::report(rig.store(), wanted, rig.clock.now_ms()).unwrap()

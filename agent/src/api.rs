@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::agent::{Agent, UnlockError};
-use crate::lookup::{self, Question, RevealError};
+use crate::lookup::{self, NameQuestion, Question, RevealError};
 use crate::{bundle, memory, random};
 
 /// The file that tells local callers, who may read it, where the API is.
@@ -64,12 +64,37 @@ pub struct LookUpRequest {
     pub incident: Option<String>,
 }
 
+/// Asks by name.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LookUpByNameRequest {
+    /// The surname; the whole name of somebody with a single one.
+    pub surname: String,
+    /// Given names, when known.
+    #[serde(default)]
+    pub given_name: String,
+    /// The date of birth.
+    pub date_of_birth: String,
+    /// The full postcode, when known.
+    #[serde(default)]
+    pub postcode: Option<String>,
+    /// Where the person lives, when known.
+    #[serde(default)]
+    pub area: Option<String>,
+    /// The incident that the crew works on.
+    #[serde(default)]
+    pub incident: Option<String>,
+}
+
 /// Asks for the details of a look-up.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RevealRequest {
     /// The look-up.
     pub look_up: u64,
+    /// Of a look-up by name: which candidate, from 1.
+    #[serde(default)]
+    pub candidate: Option<usize>,
     /// The incident that the crew works on.
     #[serde(default)]
     pub incident: Option<String>,
@@ -112,7 +137,7 @@ macro_rules! redacted {
         })*
     };
 }
-redacted!(BreakGlassRequest, UnlockRequest, LookUpRequest, RevealRequest, ImportRequest);
+redacted!(BreakGlassRequest, UnlockRequest, LookUpRequest, LookUpByNameRequest, RevealRequest, ImportRequest);
 
 struct Api {
     agent: Arc<Agent>,
@@ -153,6 +178,7 @@ fn router(state: Arc<Api>) -> Router {
         .route("/v1/lock", post(lock))
         .route("/v1/break-glass", post(break_glass))
         .route("/v1/look-up", post(look_up))
+        .route("/v1/look-up-by-name", post(look_up_by_name))
         .route("/v1/reveal", post(reveal))
         .route("/v1/sync", post(sync))
         .route("/v1/import", post(import))
@@ -255,12 +281,32 @@ async fn look_up(State(api): State<Arc<Api>>, Json(body): Json<LookUpRequest>) -
     Ok(Json(reply).into_response())
 }
 
+async fn look_up_by_name(
+    State(api): State<Arc<Api>>,
+    Json(body): Json<LookUpByNameRequest>,
+) -> Result<Response, Response> {
+    let question = NameQuestion {
+        surname: body.surname,
+        given: body.given_name,
+        birth: body.date_of_birth,
+        postcode: body.postcode,
+        area: body.area,
+        incident: body.incident,
+    };
+    let reply = blocking(&api, move |agent| lookup::look_up_by_name(agent, &question)).await?;
+    api.agent.wake_push().notify_one();
+    Ok(Json(reply).into_response())
+}
+
 async fn reveal(State(api): State<Arc<Api>>, Json(body): Json<RevealRequest>) -> Result<Response, Response> {
-    let result = blocking(&api, move |agent| lookup::reveal(agent, body.look_up, body.incident.as_deref())).await?;
+    let result =
+        blocking(&api, move |agent| lookup::reveal(agent, body.look_up, body.candidate, body.incident.as_deref()))
+            .await?;
     api.agent.wake_push().notify_one();
     Ok(match result {
         Ok(revealed) => Json(revealed).into_response(),
         Err(error @ RevealError::CannotAnswer(reason)) => problem(StatusCode::CONFLICT, reason.code(), error),
+        Err(error @ RevealError::NoSuchCandidate) => problem(StatusCode::BAD_REQUEST, "no-such-candidate", error),
         Err(error @ RevealError::NothingToReveal) => problem(StatusCode::NOT_FOUND, "nothing-to-reveal", error),
     })
 }

@@ -116,8 +116,17 @@ pub struct PersonArgs {
 #[derive(Debug, Args)]
 pub struct LookUpArgs {
     /// The NHS number; spaces are allowed. For an unborn baby, the mother's.
-    #[arg(long, value_name = "NUMBER")]
-    pub nhs_number: String,
+    #[arg(long, value_name = "NUMBER", required_unless_present_any = ["surname", "given_name"])]
+    pub nhs_number: Option<String>,
+    /// Without an NHS number: the surname; the whole name of somebody with a single one.
+    #[arg(long, value_name = "NAME", conflicts_with = "nhs_number")]
+    pub surname: Option<String>,
+    /// Without an NHS number: the given name, when known.
+    #[arg(long, value_name = "NAME", conflicts_with = "nhs_number")]
+    pub given_name: Option<String>,
+    /// Without an NHS number: the full postcode, when known; with it a surname that only sounds alike is found.
+    #[arg(long, value_name = "POSTCODE", conflicts_with = "nhs_number")]
+    pub postcode: Option<String>,
     /// The date of birth: YYYY-MM-DD, dd-Mmm-yyyy or dd/mm/yyyy.
     #[arg(long, value_name = "DATE")]
     pub date_of_birth: String,
@@ -145,6 +154,9 @@ pub struct BreakGlassArgs {
 pub struct RevealArgs {
     /// The number that the look-up printed.
     pub look_up: u64,
+    /// Of a look-up by name: which candidate, from 1.
+    #[arg(long, value_name = "N")]
+    pub candidate: Option<usize>,
     /// The incident or case that you are working on.
     #[arg(long, value_name = "ID")]
     pub incident: Option<String>,

@@ -11,7 +11,9 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::agent::{Agent, OpenError};
-use crate::api::{BreakGlassRequest, ImportRequest, LookUpRequest, Problem, RevealRequest, UnlockRequest};
+use crate::api::{
+    BreakGlassRequest, ImportRequest, LookUpByNameRequest, LookUpRequest, Problem, RevealRequest, UnlockRequest,
+};
 use crate::cli::{
     BreakGlassArgs, Cli, Command, EnrolArgs, LookUpArgs, PassphraseArgs, PersonArgs, RevealArgs, RunArgs,
 };
@@ -257,13 +259,17 @@ async fn break_glass(cli: &Cli, args: &BreakGlassArgs) -> Done {
 }
 
 async fn look_up(cli: &Cli, args: &LookUpArgs) -> Done {
-    let body = LookUpRequest {
-        nhs_number: args.nhs_number.clone(),
-        date_of_birth: args.date_of_birth.clone(),
-        area: args.area.clone(),
-        incident: args.incident.clone(),
+    let client = Client::find(&cli.dir)?;
+    let (date_of_birth, area, incident) = (args.date_of_birth.clone(), args.area.clone(), args.incident.clone());
+    let reply: Value = if let Some(nhs_number) = args.nhs_number.clone() {
+        client.post("/v1/look-up", &LookUpRequest { nhs_number, date_of_birth, area, incident }).await?
+    } else {
+        let surname = args.surname.clone().unwrap_or_default();
+        let given_name = args.given_name.clone().unwrap_or_default();
+        let postcode = args.postcode.clone();
+        let body = LookUpByNameRequest { surname, given_name, date_of_birth, postcode, area, incident };
+        client.post("/v1/look-up-by-name", &body).await?
     };
-    let reply: Value = Client::find(&cli.dir)?.post("/v1/look-up", &body).await?;
     print(cli, &reply, show::answer);
     let text = |key: &str| reply.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let stale = reply.pointer("/copy/freshness").and_then(Value::as_str) == Some("stale");
@@ -277,7 +283,7 @@ async fn look_up(cli: &Cli, args: &LookUpArgs) -> Done {
 }
 
 async fn reveal(cli: &Cli, args: &RevealArgs) -> Done {
-    let body = RevealRequest { look_up: args.look_up, incident: args.incident.clone() };
+    let body = RevealRequest { look_up: args.look_up, candidate: args.candidate, incident: args.incident.clone() };
     let reply: Value = Client::find(&cli.dir)?.post("/v1/reveal", &body).await?;
     print(cli, &reply, show::revealed);
     Ok(if reply.pointer("/copy/freshness").and_then(Value::as_str) == Some("stale") { Exit::Stale } else { Exit::Done })
@@ -336,7 +342,6 @@ fn finish_sync(cli: &Cli, status: &Status) -> Done {
 async fn sync_stopped(cli: &Cli) -> Done {
     let agent = open_stopped(cli).await?;
     let transport = agent.transport().map_err(|error| Failed::new(Exit::Failed, error, None))?;
-    let transport = Arc::new(transport);
     let mut bar = output::Bar::new("syncing");
     let watcher = Arc::clone(&agent);
     agent.sync_status().begin();

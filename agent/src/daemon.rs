@@ -37,7 +37,7 @@ pub async fn run(directory: &Path, config: Config, log_json: bool) -> anyhow::Re
         tokio::task::spawn_blocking(move || Agent::open(&directory, &config)).await?
     };
     let agent = Arc::new(opened?);
-    let transport = Arc::new(agent.transport().context("set up TLS")?);
+    let transport = agent.transport().context("set up TLS")?;
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(api::serve(Arc::clone(&agent), config.api, shutdown.clone()));

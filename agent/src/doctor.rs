@@ -50,6 +50,7 @@ pub fn examine(agent: &Agent) -> Examination {
         copy(agent),
         link(agent),
         lease(agent),
+        root(agent),
         outbox(agent),
         keys(agent),
         permissions(agent),
@@ -148,6 +149,21 @@ fn lease(agent: &Agent) -> Check {
         check("lease", Result::Warning, format!("locks in {}", show::age(left_s)), "connect to the server to renew it")
     } else {
         check("lease", Result::Good, format!("locks in {}", show::age(left_s)), "")
+    }
+}
+
+fn root(agent: &Agent) -> Check {
+    let reading = agent.clock().reading();
+    let now = agent.replica().clock().now(reading).unwrap_or(reading.wall_ms);
+    let left_s = (agent.root_until_ms() - now) / 1000;
+    let version = agent.trust().root().version;
+    let remedy = "connect to the server; if it has no newer root, tell its operators: root draft, sign, install";
+    if left_s <= 0 {
+        check("root", Result::Failed, format!("trust root {version} has ended: nothing new is installed"), remedy)
+    } else if left_s < 30 * 86_400 {
+        check("root", Result::Warning, format!("trust root {version} ends in {}", show::age(left_s)), remedy)
+    } else {
+        check("root", Result::Good, format!("trust root {version}, {} left", show::age(left_s)), "")
     }
 }
 

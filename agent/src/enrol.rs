@@ -132,8 +132,8 @@ pub async fn enrol(
         practitioner,
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
-    let authority = trust.root().authority_certificate();
-    let transport = HttpTransport::new(&invitation.url, authority, None, Arc::clone(&clock), trust.root().issued_ms)?;
+    let authorities = &trust.root().authority_certificates;
+    let transport = HttpTransport::new(&invitation.url, authorities, None, Arc::clone(&clock), trust.root().issued_ms)?;
     let body = request.sign(&signer).map_err(EnrolError::Refused)?;
     // Enrolment is the first word of the server itself: without it a device that lives on bundles knows no time.
     let asked = clock.reading();

@@ -5,15 +5,20 @@ use cpis_protocol::answer::{self, Answer, CannotAnswer, CopyState, CopyStatement
 use cpis_protocol::audit::{Act, AuditEvent, Outcome};
 use cpis_protocol::clock::Reading;
 use cpis_protocol::digest::Hash;
-use cpis_protocol::flag::{Flag, FlagKind, Record};
+use cpis_protocol::flag::Record;
 use cpis_protocol::grant::Badge;
-use cpis_protocol::head::{Authority, Reference};
 use cpis_protocol::id::PractitionerId;
 use cpis_protocol::nhs::{Date, NhsNumber};
-use cpis_protocol::policy::{AccessMode, Freshness};
+use cpis_protocol::policy::Freshness;
 use cpis_protocol::query::{Query, Token};
 use cpis_protocol::text::Text;
 use serde::Serialize;
+
+mod by_name;
+mod reveal;
+
+pub use by_name::{Candidate, NOT_FOUND_BY_NAME, NameQuestion, POSSIBLE_MATCH, look_up_by_name};
+pub use reveal::reveal;
 
 use crate::agent::Agent;
 use crate::journal::Priority;
@@ -48,6 +53,9 @@ pub struct Reply {
     pub answer: Answer,
     /// The position of the look-up in this device's audit chain; absent when nothing was asked of the copy.
     pub look_up: Option<u64>,
+    /// Of a look-up by name: whom it may mean. A candidate is never a match by itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
     /// What a clinician is told, in fixed words.
     pub words: Vec<String>,
 }
@@ -78,6 +86,9 @@ pub enum RevealError {
     /// There is no such look-up, it found nothing, or its time is over.
     #[error("that look-up has nothing to reveal, or its time is over: look up again")]
     NothingToReveal,
+    /// A look-up by name shows one candidate at a time, and it was not said which.
+    #[error("say which candidate to reveal: a number that the look-up by name showed")]
+    NoSuchCandidate,
 }
 
 /// Everything that a look-up knows before the copy is asked.
@@ -101,12 +112,7 @@ pub fn look_up(agent: &Agent, question: &Question) -> Reply {
     let incident = Text::lossy(question.incident.as_deref().unwrap_or_default());
     let asked = Asked { badge, number, birth, incident };
     let result = search(agent, &asked, question.area.as_deref());
-    let (outcome, reason) = match &result {
-        Ok((Answer::Flagged { .. }, _)) => (Outcome::Flagged, ""),
-        Ok((Answer::NotInThisCopy { .. }, _)) => (Outcome::NotInThisCopy, ""),
-        Ok((Answer::OutOfCoverage { .. }, _)) => (Outcome::OutOfCoverage, ""),
-        Ok((Answer::CannotAnswer { reason }, _)) | Err(reason) => (Outcome::CannotAnswer, reason.code()),
-    };
+    let (outcome, reason) = outcome_of(result.as_ref().map(|(answer, _)| answer).map_err(|reason| *reason));
     if result.as_ref().err() == Some(&CannotAnswer::RateLimited) && !agent.refusal_is_news(asked.badge.practitioner) {
         return limited(agent, &asked.badge, refused(CannotAnswer::RateLimited, None));
     }
@@ -118,21 +124,48 @@ pub fn look_up(agent: &Agent, question: &Question) -> Reply {
     match result {
         Err(reason) => limited(agent, &asked.badge, refused(reason, Some(look_up))),
         Ok((answer, found)) => {
-            if let Answer::Flagged { copy } = &answer {
-                let reveal_ms = u64::from(agent.grant().policy.reveal_s) * 1000;
-                let until_boot_ms = agent.clock().reading().boot_ms.saturating_add(reveal_ms);
-                let details = Revealable { found, head: copy.head, until_boot_ms };
-                let kept = agent.vault().with(reading.boot_ms, |session| {
-                    let own = session.badge.practitioner == asked.badge.practitioner;
-                    own.then(|| session.revealable.insert(look_up, details).is_none())
-                });
-                if kept.flatten().is_none() {
-                    return refused(CannotAnswer::VaultLocked, Some(look_up));
-                }
+            if let Answer::Flagged { copy } = &answer
+                && !keep_for_reveal(agent, &asked.badge, look_up, vec![found], false, copy.head)
+            {
+                return refused(CannotAnswer::VaultLocked, Some(look_up));
             }
-            limited(agent, &asked.badge, Reply { words: words_for(&answer), answer, look_up: Some(look_up) })
+            limited(
+                agent,
+                &asked.badge,
+                Reply { candidates: Vec::new(), words: words_for(&answer), answer, look_up: Some(look_up) },
+            )
         }
     }
+}
+
+/// What the audit says of an answer.
+fn outcome_of(result: Result<&Answer, CannotAnswer>) -> (Outcome, &'static str) {
+    match result {
+        Ok(Answer::Flagged { .. }) => (Outcome::Flagged, ""),
+        Ok(Answer::NotInThisCopy { .. }) => (Outcome::NotInThisCopy, ""),
+        Ok(Answer::OutOfCoverage { .. }) => (Outcome::OutOfCoverage, ""),
+        Ok(Answer::CannotAnswer { reason }) => (Outcome::CannotAnswer, reason.code()),
+        Err(reason) => (Outcome::CannotAnswer, reason.code()),
+    }
+}
+
+/// Keeps what was found in the session of who asked, for a while; `false` when that session is over.
+fn keep_for_reveal(
+    agent: &Agent,
+    badge: &Badge,
+    look_up: u64,
+    candidates: Vec<Vec<Found>>,
+    by_name: bool,
+    head: Hash,
+) -> bool {
+    let reveal_ms = u64::from(agent.grant().policy.reveal_s) * 1000;
+    let boot_ms = agent.clock().reading().boot_ms;
+    let details = Revealable { candidates, by_name, head, until_boot_ms: boot_ms.saturating_add(reveal_ms) };
+    let kept = agent.vault().with(boot_ms, |session| {
+        let own = session.badge.practitioner == badge.practitioner;
+        own.then(|| session.revealable.insert(look_up, details).is_none())
+    });
+    kept.flatten().is_some()
 }
 
 /// Adds what the practitioner's limits have to say to an answer: how long to wait, and that the glass is broken.
@@ -153,7 +186,7 @@ fn glass_words(look_ups: Option<u16>) -> Option<String> {
 
 fn refused(reason: CannotAnswer, look_up: Option<u64>) -> Reply {
     let answer = Answer::CannotAnswer { reason };
-    Reply { words: words_for(&answer), answer, look_up }
+    Reply { candidates: Vec::new(), words: words_for(&answer), answer, look_up }
 }
 
 fn search(agent: &Agent, asked: &Asked, area: Option<&str>) -> Result<(Answer, Vec<Found>), CannotAnswer> {
@@ -169,19 +202,24 @@ fn search(agent: &Agent, asked: &Asked, area: Option<&str>) -> Result<(Answer, V
         query.token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?
     };
     let reading = agent.clock().reading();
-    let (copy, found) = find(agent, asked.badge.practitioner, &token, reading)?;
+    let (copy, found) = find(agent, asked.badge.practitioner, &[token], reading)?;
     if !found.is_empty() {
-        return Ok((Answer::Flagged { copy }, found));
+        return Ok((Answer::Flagged { copy }, found.into_iter().map(|(_, one)| one).collect()));
     }
+    Ok((miss(agent, copy, area)?, Vec::new()))
+}
+
+/// What to answer when nothing was found.
+fn miss(agent: &Agent, copy: CopyStatement, area: Option<&str>) -> Result<Answer, CannotAnswer> {
     if let Some(area) = area {
         let view = agent.replica().view();
         let covered = view.reference.find(area).is_some_and(|a| view.feeds.contains_key(&a.code));
         if !covered {
-            return Ok((Answer::OutOfCoverage { copy, area: area.chars().take(80).collect() }, Vec::new()));
+            return Ok(Answer::OutOfCoverage { copy, area: area.chars().take(80).collect() });
         }
     }
     answer::admit_miss(copy.freshness)?;
-    Ok((Answer::NotInThisCopy { copy }, Vec::new()))
+    Ok(Answer::NotInThisCopy { copy })
 }
 
 /// Whether the copy may answer now.
@@ -203,13 +241,14 @@ fn admit(agent: &Agent, reading: Reading) -> Result<(i64, Freshness), CannotAnsw
     Ok((age_s, freshness))
 }
 
-/// What the copy says now, under one look at it: the statement and the records belong together.
+/// What the copy says now to each of several questions, under one look at it: the statement and the records belong
+/// together. Each record comes with the place of its question.
 fn find(
     agent: &Agent,
     practitioner: PractitionerId,
-    token: &Token,
+    tokens: &[Token],
     reading: Reading,
-) -> Result<(CopyStatement, Vec<Found>), CannotAnswer> {
+) -> Result<(CopyStatement, Vec<(usize, Found)>), CannotAnswer> {
     let (age_s, freshness) = admit(agent, reading)?;
     let view = agent.replica().view();
     let copy = statement(&view, age_s, freshness).ok_or(CannotAnswer::NeverSynced)?;
@@ -219,15 +258,24 @@ fn find(
         .with(reading.boot_ms, |session| {
             // Somebody else may have unlocked meanwhile: an answer is for who asked.
             let own = session.badge.practitioner == practitioner;
-            own.then(|| (view.find(agent.replica().store(), &session.keys, token), view.covered_by(&session.keys)))
+            own.then(|| {
+                let mut all = Vec::new();
+                for (question, token) in tokens.iter().enumerate() {
+                    match view.find(agent.replica().store(), &session.keys, token) {
+                        Ok(found) => all.extend(found.into_iter().map(|one| (question, one))),
+                        Err(reason) => return (Err(reason), false),
+                    }
+                }
+                (Ok(all), view.covered_by(&session.keys))
+            })
         })
         .flatten()
         .ok_or(CannotAnswer::VaultLocked)?;
     let mut found = found?;
-    for one in &mut found {
+    for (_, one) in &mut found {
         keep_visible(&mut one.record, now_ms);
     }
-    found.retain(|one| !one.record.flags.is_empty());
+    found.retain(|(_, one)| !one.record.flags.is_empty());
     if found.is_empty() && !covered {
         return Err(CannotAnswer::KeyMissing); // R79
     }
@@ -244,90 +292,6 @@ fn keep_visible(record: &mut Record, now_ms: i64) {
         return;
     }
     record.flags.retain(|flag| flag.is_visible(now_ms));
-}
-
-/// Shows what a look-up found: the access that the authority is told of.
-///
-/// # Errors
-/// [`RevealError`]; nothing was shown.
-pub fn reveal(agent: &Agent, look_up: u64, incident: Option<&str>) -> Result<Revealed, RevealError> {
-    agent.attend();
-    let reading = agent.clock().reading();
-    let locked = RevealError::CannotAnswer(CannotAnswer::VaultLocked);
-    let (badge, details) = agent
-        .vault()
-        .with(reading.boot_ms, |s| (s.badge.clone(), s.revealable.get(&look_up).map(|d| (d.found.clone(), d.head))))
-        .ok_or(locked)?;
-    let (found, head) = details.ok_or(RevealError::NothingToReveal)?;
-    let grant = agent.grant();
-    let access_mode = grant.policy.access_mode.and(badge.activity);
-    let notifies = access_mode == AccessMode::Unscheduled;
-    // Everything that will be shown is put together first: only what is shown is recorded as shown.
-    let (mut revealed, shown) = details_of(agent, look_up, &found, head, notifies, reading)?;
-    let incident = Text::lossy(incident.unwrap_or_default());
-    for one in shown {
-        let act = Act::Reveal { look_up, feed: one.feed, blind: one.blind, version: one.version, access_mode };
-        record_or_count(agent, &badge, incident, act)
-            .map_err(|()| RevealError::CannotAnswer(CannotAnswer::AuditCannotBeWritten))?;
-    }
-    revealed.words.extend(glass_words(agent.allowance(badge.practitioner).and_then(|a| a.break_glass_look_ups)));
-    Ok(revealed)
-}
-
-/// What a reveal shows, and the records that it shows, under one look at the copy.
-fn details_of<'a>(
-    agent: &Agent,
-    look_up: u64,
-    found: &'a [Found],
-    head: Hash,
-    notifies: bool,
-    reading: Reading,
-) -> Result<(Revealed, Vec<&'a Found>), RevealError> {
-    let (age_s, freshness) = admit(agent, reading).map_err(RevealError::CannotAnswer)?;
-    let view = agent.replica().view();
-    let now_ms = view.clock.now(reading).ok_or(RevealError::CannotAnswer(CannotAnswer::AgeUnknown))?;
-    let copy = statement(&view, age_s, freshness).filter(|copy| copy.head == head);
-    // The copy has moved on since the look-up: what was found may not be so any more.
-    let copy = copy.ok_or(RevealError::NothingToReveal)?;
-    let (mut flags, mut words, mut shown) = (Vec::new(), Vec::new(), Vec::new());
-    for one in found {
-        let visible: Vec<_> = one.record.flags.iter().filter(|flag| flag.is_visible(now_ms)).collect();
-        for flag in &visible {
-            let unborn = flag.kind == FlagKind::Ucpp && !one.record.restricted;
-            if unborn {
-                push_once(&mut words, answer::UNBORN);
-            }
-            let flag = shown_flag(&view.reference, flag, one.record.restricted);
-            if !flags.contains(&flag) {
-                flags.push(flag);
-            }
-        }
-        if !visible.is_empty() {
-            shown.push(one);
-            if one.record.more {
-                push_once(&mut words, "There are further plans that are not shown here: ring the authority.");
-            }
-        }
-    }
-    if flags.is_empty() {
-        return Err(RevealError::NothingToReveal);
-    }
-    flags.sort_by_key(|flag| flag.end.is_some());
-    Ok((Revealed { look_up, copy, flags, ring_now: phone::ring_now(now_ms), words, notifies }, shown))
-}
-
-fn shown_flag(reference: &Reference, flag: &Flag, restricted: bool) -> ShownFlag {
-    let authority = reference.authority(flag.authority);
-    let text = |pick: fn(&Authority) -> &String| authority.map_or_else(|| "Not known".to_owned(), |a| pick(a).clone());
-    ShownFlag {
-        kind: flag.kind,
-        display: if restricted { answer::RESTRICTED.into() } else { flag.kind.display().into() },
-        start: flag.start.filter(|_| !restricted).map(Date::iso),
-        end: flag.end.filter(|_| !restricted).map(Date::iso),
-        authority: text(|a| &a.name),
-        office_phone: text(|a| &a.office_phone),
-        duty_phone: text(|a| &a.duty_phone),
-    }
 }
 
 /// Which copy this is.

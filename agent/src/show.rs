@@ -50,10 +50,24 @@ fn copy(value: &Value) -> String {
     format!("As at {as_at}{old}. Covers {}.", covers(&list(value, "/copy/covers")))
 }
 
+/// How a candidate differs from what was typed.
+fn way(code: &str) -> &'static str {
+    match code {
+        "sound-and-postcode" => " (surname sounds alike, same postcode; the given name was not compared)",
+        "names-swapped" => " (surname and given name exchanged)",
+        "day-and-month-swapped" => " (day and month of birth exchanged)",
+        "part-of-surname" => " (by part of the surname)",
+        "other-given-name" => " (by another given name)",
+        _ => "",
+    }
+}
+
 /// An answer.
 #[must_use]
 pub fn answer(reply: &Value) -> String {
+    let candidates = reply.pointer("/candidates").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let title = match text(reply, "/answer") {
+        "flagged" if !candidates.is_empty() => "POSSIBLE MATCH",
         "flagged" => "RECORD FOUND",
         "not-in-this-copy" => "NOT IN THIS COPY",
         "out-of-coverage" => "OUTSIDE COVERAGE",
@@ -66,11 +80,20 @@ pub fn answer(reply: &Value) -> String {
     for word in list(reply, "/words") {
         let _ = writeln!(out, "{word}");
     }
+    for one in candidates {
+        let number = number(one, "/candidate").unwrap_or(0);
+        let initials = Some(text(one, "/initials")).filter(|text| !text.is_empty()).unwrap_or("none recorded");
+        let how = way(text(one, "/found"));
+        let _ = writeln!(out, "  {number}  initials {initials}, NHS number ends {}{how}", text(one, "/last_three"));
+    }
     if reply.pointer("/copy").is_some() {
         let _ = writeln!(out, "{}", copy(reply));
     }
     if let Some(look_up) = number(reply, "/look_up") {
         let _ = match text(reply, "/answer") {
+            "flagged" if !candidates.is_empty() => {
+                write!(out, "Once confirmed, to show the details: cpis-agent reveal {look_up} --candidate N")
+            }
             "flagged" => write!(out, "To show the details: cpis-agent reveal {look_up}"),
             _ => write!(out, "Recorded as event {look_up}."),
         };
@@ -121,6 +144,10 @@ pub fn status(value: &Value) -> String {
     let synthetic =
         if value.pointer("/synthetic").and_then(Value::as_bool) == Some(true) { ", test data only" } else { "" };
     let _ = writeln!(out, "Deployment  {}{synthetic}", text(value, "/deployment"));
+    let root = value.pointer("/root_version").and_then(Value::as_u64).unwrap_or(0);
+    if let Some(until) = value.pointer("/root_until_ms").and_then(Value::as_i64) {
+        let _ = writeln!(out, "Trust root  {root}, good until {}", london(until));
+    }
     let _ = writeln!(
         out,
         "Device      {} at {} ({})",
@@ -160,6 +187,21 @@ pub fn status(value: &Value) -> String {
     if !problem.is_empty() && waiting > 0 {
         let _ = writeln!(out, "            last upload: {problem}");
     }
+    people(value, &mut out);
+    let provider = text(value, "/device_secret/provider");
+    if !provider.is_empty() {
+        let since =
+            number(value, "/device_secret/since_ms").map_or_else(String::new, |ms| format!(", since {}", london(ms)));
+        let _ = write!(out, "\nSecret      kept by: {provider}{since}");
+    }
+    if value.pointer("/revoked").and_then(Value::as_bool) == Some(true) {
+        let _ = write!(out, "\nREVOKED     this device has been withdrawn from use");
+    }
+    out
+}
+
+/// Who has the vault open, and what is left of their limits.
+fn people(value: &Value, out: &mut String) {
     let vault = match text(value, "/unlocked_by") {
         "" => "locked".to_owned(),
         name => format!("unlocked by {name}"),
@@ -179,16 +221,6 @@ pub fn status(value: &Value) -> String {
         let (glasses, unrecorded) = (glasses.unwrap_or(0), unrecorded.unwrap_or(0));
         let _ = write!(out, "\nBreak-glass {glasses} times on this device; {unrecorded} answers were recorded later");
     }
-    let provider = text(value, "/device_secret/provider");
-    if !provider.is_empty() {
-        let since =
-            number(value, "/device_secret/since_ms").map_or_else(String::new, |ms| format!(", since {}", london(ms)));
-        let _ = write!(out, "\nSecret      kept by: {provider}{since}");
-    }
-    if value.pointer("/revoked").and_then(Value::as_bool) == Some(true) {
-        let _ = write!(out, "\nREVOKED     this device has been withdrawn from use");
-    }
-    out
 }
 
 /// The outbox.

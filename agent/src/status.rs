@@ -98,6 +98,10 @@ pub struct Status {
     pub deployment: String,
     /// Whether only test numbers live here.
     pub synthetic: bool,
+    /// The version of the trusted root.
+    pub root_version: u32,
+    /// When it, or the first of its roles, ends: from then on nothing new is installed.
+    pub root_until_ms: i64,
     /// Its site.
     pub site: String,
     /// Its scope.

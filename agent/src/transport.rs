@@ -2,8 +2,8 @@
 //! It must not follow redirects, trust the platform's certificate store, or read a longer reply than an honest one has.
 
 use std::error::Error as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use cpis_protocol::message::{Failure, REASON_HEADER, Request, classify};
@@ -38,7 +38,8 @@ pub struct Identity<'a> {
 
 /// HTTPS to one server.
 pub struct HttpTransport {
-    client: reqwest::Client,
+    client: RwLock<reqwest::Client>,
+    clock: Arc<dyn Clock>,
     base: String,
     received: AtomicU64,
     sent: AtomicU64,
@@ -82,7 +83,7 @@ impl HttpTransport {
     /// [`TransportError`].
     pub fn new(
         url: &str,
-        authority: &[u8],
+        authorities: &[Vec<u8>],
         identity: Option<&Identity<'_>>,
         clock: Arc<dyn Clock>,
         floor_ms: i64,
@@ -90,37 +91,68 @@ impl HttpTransport {
         if !url.starts_with("https://") {
             return Err(TransportError::NotHttps);
         }
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from(authority.to_vec()))?;
-        let config = rustls::ClientConfig::builder_with_details(provider(), Arc::new(FlooredTime { clock, floor_ms }))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots);
-        let config = match identity {
-            None => config.with_no_client_auth(),
-            Some(identity) => {
-                let chain = vec![CertificateDer::from(identity.certificate.to_vec())];
-                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.signer.pkcs8().to_vec()));
-                config.with_client_auth_cert(chain, key)?
-            }
-        };
-        let mut client = reqwest::Client::builder()
-            .tls_backend_preconfigured(config)
-            .https_only(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(15))
-            .read_timeout(Duration::from_secs(60))
-            .pool_idle_timeout(Duration::from_secs(330));
-        if is_loopback(url) {
-            client = client.no_proxy();
-        }
+        let client = client(url, authorities, identity, Arc::clone(&clock), floor_ms)?;
         let base = url.trim_end_matches('/').to_owned();
-        Ok(Self { client: client.build()?, base, received: AtomicU64::new(0), sent: AtomicU64::new(0) })
+        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { client: RwLock::new(client), clock, base, received, sent })
+    }
+
+    /// Takes up another certificate, or the authorities of a newer root. Requests under way end as they began; those
+    /// after it go over a new connection.
+    ///
+    /// # Errors
+    /// [`TransportError`]; the connection stays as it was.
+    pub fn renew(
+        &self,
+        authorities: &[Vec<u8>],
+        identity: Option<&Identity<'_>>,
+        floor_ms: i64,
+    ) -> Result<(), TransportError> {
+        let fresh = client(&self.base, authorities, identity, Arc::clone(&self.clock), floor_ms)?;
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
     }
 
     /// Bytes of bodies received and sent.
     pub fn bytes(&self) -> (u64, u64) {
         (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
     }
+}
+
+/// A client that believes the given authorities and nobody else.
+fn client(
+    url: &str,
+    authorities: &[Vec<u8>],
+    identity: Option<&Identity<'_>>,
+    clock: Arc<dyn Clock>,
+    floor_ms: i64,
+) -> Result<reqwest::Client, TransportError> {
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in authorities {
+        roots.add(CertificateDer::from(authority.clone()))?;
+    }
+    let config = rustls::ClientConfig::builder_with_details(provider(), Arc::new(FlooredTime { clock, floor_ms }))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots);
+    let config = match identity {
+        None => config.with_no_client_auth(),
+        Some(identity) => {
+            let chain = vec![CertificateDer::from(identity.certificate.to_vec())];
+            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.signer.pkcs8().to_vec()));
+            config.with_client_auth_cert(chain, key)?
+        }
+    };
+    let mut client = reqwest::Client::builder()
+        .tls_backend_preconfigured(config)
+        .https_only(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(15))
+        .read_timeout(Duration::from_secs(60))
+        .pool_idle_timeout(Duration::from_secs(330));
+    if is_loopback(url) {
+        client = client.no_proxy();
+    }
+    Ok(client.build()?)
 }
 
 fn is_loopback(url: &str) -> bool {
@@ -132,11 +164,12 @@ impl Transport for HttpTransport {
     async fn send(&self, request: Request) -> Result<Vec<u8>, Failure> {
         let url = format!("{}{}", self.base, request.path());
         let limit = request.reply_bytes_max();
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let builder = match request.body() {
-            None => self.client.get(url),
+            None => client.get(url),
             Some(body) => {
                 self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
-                self.client.post(url).header("content-type", "application/octet-stream").body(body.to_vec())
+                client.post(url).header("content-type", "application/octet-stream").body(body.to_vec())
             }
         };
         let mut response = builder.send().await.map_err(|error| failure(&error))?;

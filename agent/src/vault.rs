@@ -15,12 +15,27 @@ use crate::replica::Found;
 /// Details found by a look-up, until they are revealed or the time is over.
 #[derive(Debug)]
 pub struct Revealable {
-    /// The records found.
-    pub found: Vec<Found>,
+    /// The records found, by candidate; all together where an NHS number found them.
+    pub candidates: Vec<Vec<Found>>,
+    /// Found by name: one has to be chosen, also where there is but one.
+    pub by_name: bool,
     /// The head that they were found under: another copy's statement never goes with them.
     pub head: Hash,
     /// Milliseconds of boot time after which they may not be revealed.
     pub until_boot_ms: u64,
+}
+
+impl Revealable {
+    /// The records of the candidate that was chosen, from 1; `None` when there is no such one, or none was chosen that
+    /// had to be.
+    #[must_use]
+    pub fn chosen(&self, candidate: Option<usize>) -> Option<Vec<Found>> {
+        match (self.by_name, candidate) {
+            (true, Some(candidate)) => self.candidates.get(candidate.checked_sub(1)?).cloned(),
+            (false, None) => Some(self.candidates.concat()),
+            (true, None) | (false, Some(_)) => None,
+        }
+    }
 }
 
 /// An unlocked vault. Its drop zeroises every key.

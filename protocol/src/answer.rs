@@ -38,6 +38,8 @@ pub enum CannotAnswer {
     NumberOutsideRange,
     /// More look-ups than signed policy allows in this time.
     RateLimited,
+    /// Not a name, a date of birth and, if any, a full postcode.
+    InvalidName,
     /// The device was suspended.
     Suspended,
     /// The device was not given every key that the copy is sealed under.
@@ -60,6 +62,7 @@ impl CannotAnswer {
             Self::InvalidNumber => "invalid-number",
             Self::NumberOutsideRange => "number-outside-range",
             Self::RateLimited => "rate-limited",
+            Self::InvalidName => "invalid-name",
             Self::Suspended => "suspended",
             Self::KeyMissing => "key-missing",
         }
@@ -90,6 +93,9 @@ impl CannotAnswer {
             Self::InvalidNumber => "That is not an NHS number, or not a date of birth. Check every digit.",
             Self::NumberOutsideRange => {
                 "That number was not issued in England, so this service does not cover it. Check another way."
+            }
+            Self::InvalidName => {
+                "That is not a name in letters A to Z (accents are fine) with a date of birth and, if given, a full postcode; or too many people fit. Check each, or look up by NHS number."
             }
             Self::RateLimited => {
                 "Too many look-ups in a short time. Wait a little, break the glass where your site allows it, or check another way."

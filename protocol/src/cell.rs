@@ -25,7 +25,7 @@ pub const CELL_BYTES: usize = 160;
 /// Slots in a cell.
 pub const SLOTS: usize = 4;
 /// People who may share one token in one feed (twins with one name); the index is part of the locator.
-pub const SHARED_TOKEN_MAX: u8 = 4; // R67
+pub const SHARED_TOKEN_MAX: u8 = 8; // R67
 
 const BLIND_AT: usize = 1;
 const SEQ_AT: usize = 9;

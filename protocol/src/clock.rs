@@ -114,6 +114,17 @@ impl TrustedClock {
         self.anchor_boot_id = reading.boot_id;
     }
 
+    /// Starts again from a time that keys prove which are still trusted: a key that a new root withdraws may have signed a
+    /// time far ahead, which would hold for ever. Until the server itself speaks the present is unknown. Does nothing
+    /// where the floor is not ahead of what is proved.
+    pub const fn rebase(&mut self, proved_ms: UnixMs) {
+        if proved_ms < self.floor_ms {
+            // R187: no reading is of the boot that is written here, so nothing is anchored.
+            let rule = self.rule;
+            *self = Self { floor_ms: proved_ms, anchor_ms: 0, anchor_boot_ms: u64::MAX, anchor_boot_id: [0; 16], rule };
+        }
+    }
+
     /// Raises the floor to the present estimate, so that a later reboot with a clock set back is noticed.
     /// Only an anchored estimate counts: a wall clock that is ahead must not lock the device for ever.
     pub fn raise_floor(&mut self, reading: Reading) {
@@ -212,6 +223,26 @@ mod tests {
         assert_eq!(clock.now(ahead), Some(T0 + 900 * DAY));
         clock.observe(T0 + DAY, Carrier::Live, ahead);
         assert_eq!(clock.now(ahead), Some(T0 + DAY));
+    }
+
+    #[test]
+    fn a_time_far_ahead_goes_with_the_key_that_signed_it() {
+        let mut clock = believing();
+        clock.observe(T0 + 4000 * DAY, Carrier::Live, at(T0, 2_000, 1));
+        assert_eq!(clock.now(at(T0, 2_000, 1)), Some(T0 + 4000 * DAY));
+        clock.rebase(T0 + DAY);
+        assert_eq!(clock.floor_ms(), T0 + DAY);
+        assert_eq!(clock.now(at(T0, 3_000, 1)), None, "nothing is anchored until the server speaks");
+        assert_eq!(
+            clock.now(at(T0 + 2 * DAY, 3_000, 1)),
+            Some(T0 + 2 * DAY),
+            "what policy believes it goes on believing"
+        );
+        clock.observe(T0 + 2 * DAY, Carrier::Live, at(0, 4_000, 1));
+        assert_eq!(clock.now(at(0, 5_000, 1)), Some(T0 + 2 * DAY + 1_000));
+        // A floor that is proved anyway stays, and so does the anchor.
+        clock.rebase(T0 + 3 * DAY);
+        assert_eq!(clock.now(at(0, 5_000, 1)), Some(T0 + 2 * DAY + 1_000));
     }
 
     proptest::proptest! {

@@ -133,7 +133,8 @@ impl Beat {
     ///
     /// # Errors
     /// [`Refusal`]: `Rollback` when it is older or names an older register, `Fork` when it names another head at the
-    /// same register sequence and time, `Expired` by trusted time where that is known.
+    /// same register sequence and time, `Expired` by trusted time where that is known, or when it says that it was
+    /// made after the end of the root or of the role's keys.
     pub fn verify(
         bytes: &[u8],
         scope: &ScopeId,
@@ -156,6 +157,11 @@ impl Beat {
             }
         }
         let expires_ms = beat.issued_ms.saturating_add(i64::from(beat.valid_s) * 1000); // R33
+        // A stolen key can push time forward by no more than what is left of the root.
+        if beat.issued_ms >= trust.root().role_until_ms(Role::Beat) {
+            return Err(Refusal::Expired);
+        }
+        trust.check_role(Role::Beat, now_ms)?;
         if now_ms.is_some_and(|now| now >= expires_ms) {
             return Err(Refusal::Expired);
         }

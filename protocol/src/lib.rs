@@ -5,11 +5,11 @@
 //!
 //! | layer | modules |
 //! |--:|---|
-//! | 0 | [`limits`], [`refusal`], [`text`], [`nhs`] |
-//! | 1 | [`codec`], [`digest`], [`id`] |
+//! | 0 | [`limits`], [`refusal`], [`text`], [`nhs`], [`postcode`] |
+//! | 1 | [`codec`], [`digest`], [`id`], [`name`] |
 //! | 2 | [`sign`], [`seal`], [`flag`], [`clock`] |
 //! | 3 | [`trust`], [`tree`], [`query`], [`policy`] |
-//! | 4 | [`cell`], [`head`], [`grant`], [`audit`], [`enrol`], [`withdrawal`] |
+//! | 4 | [`question`], [`cell`], [`head`], [`grant`], [`audit`], [`enrol`], [`withdrawal`] |
 //! | 5 | [`answer`], [`message`], [`replica`], [`bundle`] |
 //! | 6 | [`sync`] |
 
@@ -32,9 +32,12 @@ pub mod head;
 pub mod id;
 pub mod limits;
 pub mod message;
+pub mod name;
 pub mod nhs;
 pub mod policy;
+pub mod postcode;
 pub mod query;
+pub mod question;
 pub mod quota;
 pub mod refusal;
 pub mod replica;

@@ -41,7 +41,11 @@ pub const INVITATION_BYTES_MAX: usize = ROOT_BYTES_MAX + 1024;
 pub const BUNDLE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 /// Signatures on one object: bounds the work of verification.
 pub const SIGNATURES_MAX: usize = 16;
+/// Keys of one role, and audit recipients: the current one, the next, and those before it.
+pub const ROLE_KEYS_MAX: usize = 8;
 /// Certificates of the device authority in one root: the current one and those before it that may still be met.
 pub const AUTHORITY_CERTIFICATES_MAX: usize = 4;
 /// A device certificate, DER.
 pub const CERTIFICATE_BYTES_MAX: usize = 4096;
+/// Characters of a surname or of given names: bounds the work of folding, and a question.
+pub const NAME_CHARS_MAX: usize = 64;

@@ -216,6 +216,13 @@ impl Date {
         format!("{:04}{:02}{:02}", date.year(), date.month(), date.day())
     }
 
+    /// The date with day and month exchanged, where that is another date.
+    #[must_use]
+    pub fn transposed(self) -> Option<Self> {
+        let date = self.civil();
+        Self::new(date.year(), date.day(), date.month()).ok().filter(|other| *other != self)
+    }
+
     /// `dd-Mmm-yyyy` (ISB 1503 D+Ta-0002).
     #[must_use]
     pub fn clinical(self) -> String {
@@ -316,6 +323,9 @@ mod tests {
     #[test]
     fn dates_read_and_refuse() {
         assert_eq!("2015-03-04".parse::<Date>().map(Date::clinical), Ok("04-Mar-2015".into()));
+        let transposed = |text: &str| text.parse::<Date>().ok().and_then(Date::transposed).map(Date::iso);
+        assert_eq!(transposed("2015-03-04").as_deref(), Some("2015-04-03"));
+        assert_eq!((transposed("2015-03-13"), transposed("2015-04-04")), (None, None));
         assert_eq!("04/03/2015".parse::<Date>().map(Date::iso), Ok("2015-03-04".into()));
         for wrong in ["2015-02-30", "15-03-04", "2015-3-4", "", "2015-03-04-05", "1899-12-31", "+015-03-04"] {
             assert_eq!(wrong.parse::<Date>(), Err(DateError), "{wrong}");

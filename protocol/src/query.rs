@@ -7,19 +7,26 @@ use zeroize::Zeroizing;
 
 use crate::Refusal;
 use crate::nhs::{Date, NhsNumber};
+use crate::postcode::Postcode;
 use crate::seal::MemoryHard;
 
-/// A way to ask. Further paths (names) get their own number; the slots in a cell are there.
+/// A way to ask. The numbers are frozen; 3 is kept for a path that only hardware with a quota may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Path {
     /// NHS number and date of birth.
     NhsNumber,
+    /// Surname, given name and date of birth.
+    Name,
+    /// The sound of a surname, date of birth and full postcode.
+    PhoneticPostcode,
 }
 
 impl Path {
     const fn byte(self) -> u8 {
         match self {
             Self::NhsNumber => 1,
+            Self::Name => 2,
+            Self::PhoneticPostcode => 4,
         }
     }
 }
@@ -67,9 +74,34 @@ impl Query {
         Self::canonical(Path::NhsNumber, &[&number.digits(), &birth.compact()])
     }
 
+    /// By surname, given name and date of birth. The names are in the form of [`crate::name`]; `given` is empty for
+    /// somebody with a single name.
+    #[must_use]
+    pub(crate) fn name(surname: &str, given: &str, birth: Date) -> Self {
+        Self::canonical(Path::Name, &[surname, given, &birth.compact()])
+    }
+
+    /// By the sound of a surname, date of birth and full postcode.
+    #[must_use]
+    pub(crate) fn phonetic(sound: &str, birth: Date, postcode: &Postcode) -> Self {
+        Self::canonical(Path::PhoneticPostcode, &[sound, &birth.compact(), postcode.compact()])
+    }
+
+    /// Which way it asks.
+    #[must_use]
+    pub const fn path(&self) -> Path {
+        self.path
+    }
+
+    /// The canonical form (R60): as secret as the person's details themselves.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.canonical
+    }
+
     /// `"cpis-edge/1/query"`, zero, path, then each field as its length (u16, big endian) and its UTF-8.
     fn canonical(path: Path, fields: &[&str]) -> Self {
-        let mut canonical = Zeroizing::new(Vec::with_capacity(64));
+        let mut canonical = Zeroizing::new(Vec::with_capacity(1024)); // never grown: no copy stays behind
         canonical.extend_from_slice(b"cpis-edge/1/query\0"); // R60
         canonical.push(path.byte());
         for field in fields {

@@ -134,6 +134,7 @@ impl Glass {
     /// Takes one of its look-ups; `None` when it is not in force or none is left.
     #[must_use]
     pub const fn take(self, policy: &Policy, now_ms: UnixMs) -> Option<Self> {
+        // R164
         if self.is_in_force(policy, now_ms) && self.left > 0 {
             Some(Self { left: self.left - 1, ..self })
         } else {

@@ -31,6 +31,8 @@ pub struct RoleKeys {
     pub role: Role,
     /// Its public keys, the current one first.
     pub keys: Vec<PublicKey>,
+    /// From when on nothing that they sign is installed any more.
+    pub expires_ms: UnixMs,
 }
 
 /// The payload of a signed root.
@@ -63,13 +65,20 @@ impl Root {
         let distinct =
             self.root_keys.iter().enumerate().all(|(i, key)| !self.root_keys.iter().skip(i + 1).any(|k| k == key));
         let threshold = usize::from(self.threshold); // R22
+        let roles = self.roles.iter().enumerate().all(|(i, role)| {
+            role.keys.len() <= limits::ROLE_KEYS_MAX
+                && role.expires_ms > self.issued_ms
+                && !self.roles.iter().skip(i + 1).any(|other| other.role == role.role)
+        });
         let sane = self.version > 0
             && threshold > 0
             && threshold <= self.root_keys.len()
             && self.root_keys.len() <= limits::SIGNATURES_MAX
             && distinct
+            && roles
             && self.expires_ms > self.issued_ms
             && !self.audit_recipients.is_empty()
+            && self.audit_recipients.len() <= limits::ROLE_KEYS_MAX
             && !self.authority_certificates.is_empty()
             && self.authority_certificates.len() <= limits::AUTHORITY_CERTIFICATES_MAX
             && self.authority_certificates.iter().all(|der| der.len() <= limits::CERTIFICATE_BYTES_MAX);
@@ -80,6 +89,13 @@ impl Root {
     #[must_use]
     pub fn authority_certificate(&self) -> &[u8] {
         self.authority_certificates.first().map_or(&[], Vec::as_slice)
+    }
+
+    /// When the keys of a role end: with the root at the latest.
+    #[must_use]
+    pub fn role_until_ms(&self, role: Role) -> UnixMs {
+        let own = self.roles.iter().find(|keys| keys.role == role).map_or(self.expires_ms, |keys| keys.expires_ms);
+        own.min(self.expires_ms)
     }
 
     /// The keys of a role.
@@ -158,6 +174,20 @@ impl Trust {
         if now_ms.is_some_and(|now| now >= self.root.expires_ms) { Err(Refusal::Expired) } else { Ok(()) } // R26
     }
 
+    /// Checks that the keys of a role have not expired. Like an expired root they stop installing, not answering.
+    ///
+    /// # Errors
+    /// [`Refusal::Expired`]; never where the time is not known.
+    pub fn check_role(&self, role: Role, now_ms: Option<UnixMs>) -> Result<(), Refusal> {
+        if now_ms.is_some_and(|now| now >= self.root.role_until_ms(role)) { Err(Refusal::Expired) } else { Ok(()) } // R29
+    }
+
+    /// Whether an object that was verified under an earlier root is still signed by a key that this one names.
+    #[must_use]
+    pub fn stands<T: DeserializeOwned>(&self, role: Role, kind: Kind, object: &Verified<T>) -> bool {
+        self.verify::<T>(role, kind, object.bytes(), object.bytes().len()).is_ok()
+    }
+
     /// Verifies an object of a role.
     ///
     /// # Errors
@@ -227,6 +257,35 @@ mod tests {
         assert_eq!(Trust::pin(&signed(&root(1, &[1], 2), &[1])).err(), Some(Refusal::Malformed));
         assert_eq!(Trust::pin(&signed(&root(1, &[1, 1], 2), &[1])).err(), Some(Refusal::Malformed));
         assert_eq!(Trust::pin(&signed(&root(0, &[1], 1), &[1])).err(), Some(Refusal::Malformed));
+    }
+
+    #[test]
+    fn a_role_ends_by_itself_or_with_the_root() {
+        let keys = |expires_ms| RoleKeys { role: Role::Beat, keys: Vec::new(), expires_ms };
+        let with = |roles: Vec<RoleKeys>| Trust::pin(&signed(&Root { roles, ..root(1, &[1], 1) }, &[1]));
+        let trust = with(alloc::vec![keys(500)]).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(trust.check_role(Role::Beat, Some(499)), Ok(()));
+        assert_eq!(trust.check_role(Role::Beat, Some(500)), Err(Refusal::Expired));
+        assert_eq!(trust.check_role(Role::Beat, None), Ok(()), "who does not know the time cannot refuse so");
+        assert_eq!(trust.check_role(Role::Publisher, Some(999)), Ok(()));
+        assert_eq!(trust.check_role(Role::Publisher, Some(1_000)), Err(Refusal::Expired));
+        let longer = with(alloc::vec![keys(5_000)]).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(longer.check_role(Role::Beat, Some(1_000)), Err(Refusal::Expired), "with the root at the latest");
+        assert_eq!(with(alloc::vec![keys(1)]).err(), Some(Refusal::Malformed), "over when it begins");
+        assert_eq!(with(alloc::vec![keys(500), keys(600)]).err(), Some(Refusal::Malformed), "one role twice");
+    }
+
+    #[test]
+    fn what_a_withdrawn_key_signed_does_not_stand() {
+        let named = |seeds: &[u8]| {
+            let keys = seeds.iter().map(|k| Signer::from_seed([*k; 32]).public_key()).collect();
+            let roles = alloc::vec![RoleKeys { role: Role::Beat, keys, expires_ms: 500 }];
+            Trust::pin(&signed(&Root { roles, ..root(1, &[1], 1) }, &[1])).unwrap_or_else(|e| panic!("{e}"))
+        };
+        let bytes = Signer::from_seed([7; 32]).sign(Kind::Beat, &5u32).unwrap_or_default();
+        let object = named(&[7]).verify::<u32>(Role::Beat, Kind::Beat, &bytes, 1024).unwrap_or_else(|e| panic!("{e}"));
+        assert!(named(&[8, 7]).stands(Role::Beat, Kind::Beat, &object));
+        assert!(!named(&[8]).stands(Role::Beat, Kind::Beat, &object));
     }
 
     #[test]

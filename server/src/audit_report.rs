@@ -4,10 +4,10 @@
 use cpis_protocol::audit::{self, Act, AuditEvent, Tip};
 use cpis_protocol::id::{ChainId, DeviceId, UnixMs};
 use cpis_protocol::policy::AccessMode;
-use cpis_protocol::seal::OpeningKey;
 use serde::Serialize;
 
 use crate::clock::iso;
+use crate::keys::AuditKeys;
 use crate::port::{ChainRow, Inbox as _, LinkRow, Store, StoreError, Tx};
 
 /// Links read at once.
@@ -65,6 +65,18 @@ pub struct EventLine {
     /// Of a look-up, only when asked for: the NHS number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nhs_number: Option<String>,
+    /// Of a look-up by name: how many candidates were shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<u8>,
+    /// Of a look-up by name, only when asked for: the surname.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub surname: Option<String>,
+    /// Of a look-up by name, only when asked for: the given name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given: Option<String>,
+    /// Of a look-up by name, only when asked for: the postcode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postcode: Option<String>,
     /// Of a look-up, only when asked for: the date of birth.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub birth: Option<String>,
@@ -139,14 +151,14 @@ const fn notification(mode: AccessMode) -> &'static str {
 /// [`StoreError`].
 pub fn list<S: Store>(
     store: &S,
-    key: Option<&OpeningKey>,
+    keys: &AuditKeys,
     show_persons: bool,
     each: &mut dyn FnMut(EventLine),
 ) -> Result<(), StoreError> {
     store.read(|tx| {
         for chain in tx.chains()? {
             walk(tx, &chain, &mut |row| {
-                let event = open(key, chain.device, chain.through.chain, row);
+                let event = open(keys, chain.device, chain.through.chain, row);
                 each(line(&chain, row, event.as_ref(), show_persons));
             })?;
         }
@@ -164,8 +176,8 @@ fn walk<T: Tx>(tx: &T, chain: &ChainRow, each: &mut dyn FnMut(&LinkRow)) -> Resu
     }
 }
 
-fn open(key: Option<&OpeningKey>, device: DeviceId, chain: ChainId, row: &LinkRow) -> Option<AuditEvent> {
-    audit::open(&row.link, &device, &chain, row.seq, key?).ok()
+fn open(keys: &AuditKeys, device: DeviceId, chain: ChainId, row: &LinkRow) -> Option<AuditEvent> {
+    keys.open(&row.link, &device, &chain, row.seq)
 }
 
 fn line(chain: &ChainRow, row: &LinkRow, event: Option<&AuditEvent>, show_persons: bool) -> EventLine {
@@ -190,6 +202,10 @@ fn line(chain: &ChainRow, row: &LinkRow, event: Option<&AuditEvent>, show_person
         look_up: None,
         feed: None,
         nhs_number: None,
+        candidates: None,
+        surname: None,
+        given: None,
+        postcode: None,
         birth: None,
     };
     match event.map(|event| &event.act) {
@@ -198,6 +214,19 @@ fn line(chain: &ChainRow, row: &LinkRow, event: Option<&AuditEvent>, show_person
             line.reason = (!reason.is_empty()).then(|| (*reason).into());
             line.nhs_number = show_persons.then(|| number.grouped());
             line.birth = show_persons.then(|| birth.clinical());
+        }
+        Some(Act::LookUpByName { surname, given, birth, postcode, candidates, outcome, reason }) => {
+            line.outcome = Some(outcome_text(outcome));
+            line.reason = (!reason.is_empty()).then(|| (*reason).into());
+            line.candidates = Some(*candidates);
+            line.surname = show_persons.then(|| (*surname).into());
+            line.given = show_persons.then(|| (*given).into());
+            line.postcode = (show_persons && !postcode.is_empty()).then(|| (*postcode).into());
+            line.birth = show_persons.then(|| birth.clinical());
+        }
+        Some(Act::Candidate { look_up, feed, .. }) => {
+            line.look_up = Some(*look_up);
+            line.feed = Some((*feed).into());
         }
         Some(Act::Reveal { look_up, feed, access_mode, .. }) => {
             line.look_up = Some(*look_up);
@@ -231,11 +260,11 @@ fn outcome_text(outcome: &audit::Outcome) -> String {
 ///
 /// # Errors
 /// [`StoreError`].
-pub fn verify<S: Store>(store: &S, key: Option<&OpeningKey>) -> Result<Verification, StoreError> {
+pub fn verify<S: Store>(store: &S, keys: &AuditKeys) -> Result<Verification, StoreError> {
     store.read(|tx| {
         let mut chains = Vec::new();
         for chain in tx.chains()? {
-            chains.push(verify_chain(tx, &chain, key)?);
+            chains.push(verify_chain(tx, &chain, keys)?);
         }
         let aside = tx.suspicions()?.into_iter().map(|row| AsideLine {
             why: row.why.code(),
@@ -249,7 +278,7 @@ pub fn verify<S: Store>(store: &S, key: Option<&OpeningKey>) -> Result<Verificat
     })
 }
 
-fn verify_chain<T: Tx>(tx: &T, chain: &ChainRow, key: Option<&OpeningKey>) -> Result<ChainLine, StoreError> {
+fn verify_chain<T: Tx>(tx: &T, chain: &ChainRow, keys: &AuditKeys) -> Result<ChainLine, StoreError> {
     let id = chain.through.chain;
     let device = tx.device(chain.device)?.ok_or(StoreError::Corrupt("audit_chain.device"))?;
     let mut tip = Tip::start(&chain.device, id);
@@ -280,8 +309,8 @@ fn verify_chain<T: Tx>(tx: &T, chain: &ChainRow, key: Option<&OpeningKey>) -> Re
                 Ok(_) | Err(_) => whole = false,
             }
         }
-        match open(key, chain.device, id, row).map(|event| event.act) {
-            Some(Act::LookUp { .. }) => out.look_ups += 1,
+        match open(keys, chain.device, id, row).map(|event| event.act) {
+            Some(Act::LookUp { .. } | Act::LookUpByName { .. }) => out.look_ups += 1,
             Some(Act::Reveal { access_mode: AccessMode::Unscheduled, .. }) => out.reveals_unscheduled += 1,
             Some(Act::Reveal { access_mode: AccessMode::Silent, .. }) => out.reveals_silent += 1,
             Some(_) => out.others += 1,

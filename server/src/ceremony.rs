@@ -10,15 +10,18 @@ use cpis_protocol::query::LookupParameters;
 use cpis_protocol::seal::MemoryHard;
 use cpis_protocol::sign::{self, Kind, PublicKey, Signer};
 use cpis_protocol::text::Text;
-use cpis_protocol::trust::{RoleKeys, Root, Trust};
+use cpis_protocol::trust::{Role, RoleKeys, Root, Trust};
 
 use crate::certificate::{self, CertificateError};
 use crate::config::{Config, ConfigError};
 use crate::entropy;
 use crate::home::{self, Home, HomeError, Paths};
+use crate::keys::file::Purpose;
 use crate::keys::file::{self, KeyError};
-use crate::keys::{ROLES, ServerKeys, root_key};
+use crate::keys::{KeyRow, ROLES, ServerKeys, Standing, root_key};
 use crate::port::{Deployment as _, Meta, Store as _, StoreError};
+use crate::publish::PublishError;
+use crate::resign;
 use crate::store::SqliteStore;
 
 const DAY_MS: i64 = 86_400_000;
@@ -41,6 +44,9 @@ pub enum CeremonyError {
     /// The configuration.
     #[error("{0}")]
     Config(&'static str),
+    /// Heads could not be signed again.
+    #[error("the root is in force, but heads were not signed again: {0}")]
+    Publish(#[from] PublishError),
     /// The root is not accepted.
     #[error("the root is refused: {0}")]
     Refused(#[from] Refusal),
@@ -120,52 +126,116 @@ pub fn make_root_keys(
         .collect()
 }
 
-/// Drafts the next root: this server's present keys, the given root keys (or those of the root before), no signature.
+/// What the next root shall be.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Root keys and how many of them must sign; those of the root before where there are none.
+    pub root_keys: Option<(Vec<PublicKey>, u8)>,
+    /// Days until the root must have been replaced.
+    pub days: u16,
+    /// Days for single roles, where shorter.
+    pub role_days: Vec<(Role, u16)>,
+    /// Roles of which only the newest key is named: every older one is withdrawn.
+    pub withdraw: Vec<Purpose>,
+}
+
+/// Drafts the next root over this server's present and next keys and those that the root before names.
 ///
 /// # Errors
-/// [`CeremonyError`].
+/// As [`draft_as`].
 pub fn draft(
     home: &Home,
     root_keys: Option<(Vec<PublicKey>, u8)>,
     days: u16,
     now_ms: UnixMs,
 ) -> Result<Vec<u8>, CeremonyError> {
+    draft_as(home, &Plan { root_keys, days, ..Plan::default() }, now_ms)
+}
+
+/// Drafts the next root as planned, without a signature. Keys of the root before stay named until they are withdrawn.
+///
+/// # Errors
+/// [`CeremonyError`].
+pub fn draft_as(home: &Home, plan: &Plan, now_ms: UnixMs) -> Result<Vec<u8>, CeremonyError> {
     let before = home.store.read(|tx| home::trust(tx))?;
-    let before = before.as_ref().map(Trust::root);
-    let (keys, threshold) = match (root_keys, before) {
+    let before = before.as_ref().map(Trust::root).map(|root| &**root);
+    let (root_keys, threshold) = match (plan.root_keys.clone(), before) {
         (Some(given), _) => given,
         (None, Some(before)) => (before.root_keys.clone(), before.threshold),
         (None, None) => return Err(HomeError::NoRoot.into()),
     };
-    let authority_certificates = match before {
-        Some(before)
-            if certificate::public_key(before.authority_certificate()) == Some(home.keys.authority.public_key()) =>
-        {
-            before.authority_certificates.clone()
-        }
-        Some(_) | None => vec![certificate::authority(&home.keys.authority, &home.deployment, now_ms)?],
+    let end = |days: u16| now_ms + i64::from(days) * DAY_MS;
+    let roles = ROLES.map(|(role, _)| {
+        let (present, next) = home.keys.of(role).public_keys();
+        let named = before.map_or(&[][..], |before| before.keys(role));
+        let only = plan.withdraw.iter().any(|purpose| purpose.role() == Some(role));
+        let keys = choose(Some(present), next, named, only);
+        let days = plan.role_days.iter().find(|(of, _)| *of == role).map_or(plan.days, |(_, days)| *days);
+        RoleKeys { role, keys, expires_ms: end(days.min(plan.days)) }
+    });
+    let rows = home.keys.list(None)?;
+    let audit = |standing| {
+        let of = |row: &&KeyRow| row.role == Purpose::Audit.name() && row.standing == standing;
+        rows.iter().find(of).map(|row| row.public)
     };
-    let recipient = match (&home.keys.audit, before) {
-        (Some(key), _) => vec![key.sealing_key()],
-        (None, Some(before)) => before.audit_recipients.clone(),
-        (None, None) => return Err(CeremonyError::Config("the audit recipient key is missing")),
+    // The next one first: devices seal to the first, and this server opens what is sealed to either.
+    let (next, present) = (audit(Standing::Next), audit(Standing::Present));
+    let named = before.map_or(&[][..], |before| &before.audit_recipients);
+    let audit_recipients = match next {
+        Some(_) if plan.withdraw.contains(&Purpose::Audit) => choose(present, next, named, true),
+        Some(_) => choose(next, present, named, false),
+        None => choose(present, None, named, plan.withdraw.contains(&Purpose::Audit)),
     };
+    if audit_recipients.is_empty() {
+        return Err(CeremonyError::Config("the audit recipient key is missing"));
+    }
     let root = Root {
         version: before.map_or(1, |before| before.version + 1),
         deployment: Text::new(&home.deployment)?,
         synthetic: home.synthetic,
         issued_ms: now_ms,
-        expires_ms: now_ms + i64::from(days) * DAY_MS,
+        expires_ms: end(plan.days),
         threshold,
-        root_keys: keys,
-        roles: ROLES
-            .iter()
-            .map(|(role, _)| RoleKeys { role: *role, keys: vec![home.keys.public_key(*role)] })
-            .collect(),
-        audit_recipients: recipient,
-        authority_certificates,
+        root_keys,
+        authority_certificates: certificates(home, before, &roles[2].keys, now_ms)?,
+        roles: roles.to_vec(),
+        audit_recipients,
     };
     Ok(sign::frame(Kind::Root, &cpis_protocol::codec::encode(&root)?))
+}
+
+/// The keys that a role gets: the first, then the second, then those named before; or the newest one alone.
+fn choose(first: Option<[u8; 32]>, second: Option<[u8; 32]>, named: &[[u8; 32]], only: bool) -> Vec<[u8; 32]> {
+    if only && let Some(newest) = second.or(first) {
+        return vec![newest];
+    }
+    let mut keys: Vec<[u8; 32]> = Vec::new();
+    for key in first.into_iter().chain(second).chain(named.iter().copied()) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    keys
+}
+
+/// The certificates of the device authorities, in the order of their keys: those of the root before, and new ones.
+fn certificates(
+    home: &Home,
+    before: Option<&Root>,
+    keys: &[PublicKey],
+    now_ms: UnixMs,
+) -> Result<Vec<Vec<u8>>, CeremonyError> {
+    let known = before.map_or(&[][..], |before| &before.authority_certificates);
+    let mut certificates = Vec::new();
+    for key in keys {
+        let kept = known.iter().find(|der| certificate::public_key(der) == Some(*key));
+        if let Some(der) = kept {
+            certificates.push(der.clone());
+        } else if let Some(signer) = home.keys.authority.find(key) {
+            certificates.push(certificate::authority(&signer, &home.deployment, now_ms)?);
+        }
+    }
+    Ok(certificates)
 }
 
 /// Adds one signature to a draft.
@@ -189,8 +259,10 @@ pub fn show(bytes: &[u8]) -> Result<Root, CeremonyError> {
 ///
 /// # Errors
 /// [`CeremonyError`]; the root before stays in force.
-pub fn install(home: &Home, bytes: &[u8]) -> Result<Trust, CeremonyError> {
-    home.store.write(|tx| {
+pub fn install(home: &Home, bytes: &[u8], now_ms: UnixMs) -> Result<Trust, CeremonyError> {
+    // The files of another process may have changed since they were read.
+    home.keys.reload()?;
+    let trust = home.store.write(|tx| -> Result<Trust, CeremonyError> {
         let trust = match home::trust(tx)? {
             None => Trust::pin(bytes)?,
             Some(before) => before.rotate(bytes)?,
@@ -202,5 +274,9 @@ pub fn install(home: &Home, bytes: &[u8]) -> Result<Trust, CeremonyError> {
         home.keys.check(root)?;
         tx.put_root(root.version, bytes)?;
         Ok(trust)
-    })
+    })?;
+    // What the root no longer names stops signing here at once, and what it signed is signed again.
+    home.keys.settle(trust.root())?;
+    resign::heads(&home.store, &home.keys, now_ms)?;
+    Ok(trust)
 }

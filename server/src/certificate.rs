@@ -9,6 +9,8 @@ use rcgen::{
 };
 use zeroize::Zeroizing;
 
+use crate::keys::OnlineSigner;
+
 const DAY_MS: i64 = 86_400_000;
 /// How long the device authority's certificate is good; a root rotation replaces it earlier.
 const AUTHORITY_DAYS: i64 = 3650;
@@ -86,6 +88,50 @@ pub fn authority(signer: &Signer, deployment: &str, now_ms: UnixMs) -> Result<Ve
     Ok(params.self_signed(&key_pair(signer)?)?.der().to_vec())
 }
 
+/// The certificate of the next device authority by the present one, DER: a device that knows only the present one
+/// believes the next by it. It may certify the one after, so that a device may be several behind.
+///
+/// # Errors
+/// [`CertificateError`].
+pub fn crossed(
+    present: &Signer,
+    deployment: &str,
+    next: &PublicKey,
+    now_ms: UnixMs,
+) -> Result<Vec<u8>, CertificateError> {
+    let mut params = authority_params(deployment);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    term(&mut params, now_ms, AUTHORITY_DAYS)?;
+    params.serial_number = Some(serial());
+    let issuer = Issuer::new(authority_params(deployment), key_pair(present)?);
+    Ok(params.signed_by(&DeviceKey(next), &issuer)?.der().to_vec())
+}
+
+/// The end of a certificate; `None` when it is not one.
+#[must_use]
+pub fn until_ms(der: &[u8]) -> Option<UnixMs> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    certificate.validity().not_after.timestamp().checked_mul(1000)
+}
+
+/// Something that issues certificates: a signer, or a role's key that may change under way.
+pub trait Issues {
+    /// The signer that issues now.
+    fn issuer(&self) -> std::sync::Arc<Signer>;
+}
+
+impl Issues for std::sync::Arc<Signer> {
+    fn issuer(&self) -> Self {
+        Self::clone(self)
+    }
+}
+
+impl Issues for OnlineSigner {
+    fn issuer(&self) -> std::sync::Arc<Signer> {
+        self.signer()
+    }
+}
+
 /// A random positive serial number (RFC 5280 4.1.2.2).
 fn serial() -> SerialNumber {
     let mut bytes: [u8; 16] = crate::entropy::bytes();
@@ -98,7 +144,7 @@ fn serial() -> SerialNumber {
 /// # Errors
 /// [`CertificateError`].
 pub fn device(
-    signer: &Signer,
+    signer: &impl Issues,
     deployment: &str,
     device_key: &PublicKey,
     now_ms: UnixMs,
@@ -115,7 +161,7 @@ pub fn device(
     let serial = serial();
     let number = serial.to_bytes();
     params.serial_number = Some(serial);
-    let issuer = Issuer::new(authority_params(deployment), key_pair(signer)?);
+    let issuer = Issuer::new(authority_params(deployment), key_pair(&signer.issuer())?);
     let der = params.signed_by(&DeviceKey(device_key), &issuer)?.der().to_vec();
     Ok(Issued { der, serial: number, until_ms })
 }
@@ -125,7 +171,7 @@ pub fn device(
 /// # Errors
 /// [`CertificateError`], e.g. for a name that is not one.
 pub fn server(
-    signer: &Signer,
+    signer: &impl Issues,
     deployment: &str,
     names: &[String],
     now_ms: UnixMs,
@@ -143,7 +189,7 @@ pub fn server(
     let serial = serial();
     let number = serial.to_bytes();
     params.serial_number = Some(serial);
-    let issuer = Issuer::new(authority_params(deployment), key_pair(signer)?);
+    let issuer = Issuer::new(authority_params(deployment), key_pair(&signer.issuer())?);
     let der = params.signed_by(&key_pair(&fresh)?, &issuer)?.der().to_vec();
     Ok((Issued { der, serial: number, until_ms }, fresh.pkcs8()))
 }
@@ -168,7 +214,7 @@ mod tests {
 
     #[test]
     fn certificates_carry_the_keys_they_should() {
-        let authority_key = Signer::from_seed([1; 32]);
+        let authority_key = std::sync::Arc::new(Signer::from_seed([1; 32]));
         let device_key = Signer::from_seed([2; 32]).public_key();
         let root = authority(&authority_key, "test", NOW).unwrap();
         assert_eq!(public_key(&root), Some(authority_key.public_key()));
@@ -184,7 +230,7 @@ mod tests {
 
     #[test]
     fn use_is_for_one_side_only() {
-        let authority_key = Signer::from_seed([1; 32]);
+        let authority_key = std::sync::Arc::new(Signer::from_seed([1; 32]));
         let issued = device(&authority_key, "test", &[3; 32], NOW, 90).unwrap();
         let (_, certificate) = x509_parser::parse_x509_certificate(&issued.der).unwrap();
         let usage = certificate.extended_key_usage().unwrap().unwrap().value.clone();

@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// Make, draft, sign, install and show trust roots
     #[command(subcommand)]
     Root(command::root::RootCommand),
+    /// List, replace and destroy the online keys
+    #[command(subcommand)]
+    Key(command::key::KeyCommand),
     /// Fill the register with invented people in the published numbers of each authority
     Synthesise(command::register::Synthesise),
     /// Take an extract into the register and publish what changed

@@ -10,9 +10,9 @@ mod patterns;
 use cpis_protocol::audit::{self, Act, AuditEvent, Outcome};
 use cpis_protocol::digest::{self, Hash};
 use cpis_protocol::id::{ChainId, DeviceId, PractitionerId, UnixMs};
-use cpis_protocol::seal::OpeningKey;
 
 use crate::config::Config;
+use crate::keys::AuditKeys;
 use crate::port::{AlertKind, Evidence as _, LinkRow, Meta, NewAlert, ProofRow, Store, StoreError, Suspicion, Tx};
 use patterns::Asked;
 
@@ -38,7 +38,7 @@ pub struct Digested {
 ///
 /// # Errors
 /// [`StoreError`]; what was looked at before stays.
-pub fn run<S: Store>(store: &S, key: Option<&OpeningKey>, config: &Config) -> Result<Digested, StoreError> {
+pub fn run<S: Store>(store: &S, keys: &AuditKeys, config: &Config) -> Result<Digested, StoreError> {
     let mut done = Digested::default();
     let news = store.read(|tx| -> Result<bool, StoreError> {
         Ok(!tx.new_chains()?.is_empty() || !tx.suspicions_after(digested_aside(tx)?)?.is_empty())
@@ -46,31 +46,28 @@ pub fn run<S: Store>(store: &S, key: Option<&OpeningKey>, config: &Config) -> Re
     if news {
         store.write(|tx| without_key(tx, &mut done))?;
     }
-    let Some(key) = key else { return Ok(done) };
-    let recipient = audit::recipient_id(&key.sealing_key());
+    if keys.is_empty() {
+        return Ok(done);
+    }
     for (device, chain, _) in store.read::<_, StoreError>(|tx| tx.undigested())? {
-        let walk = Walk { key, recipient, config, device, chain };
+        let walk = Walk { keys, config, device, chain };
         let mut stretch = Stretch::default();
         while store.write(|tx| walk.page(tx, &mut stretch, &mut done))? {}
     }
-    let mut stretch = Stretch::default();
-    loop {
-        let waiting = store.read::<_, StoreError>(|tx| tx.waiting(recipient, PAGE))?;
-        if waiting.is_empty() {
-            return Ok(done);
+    for key in keys.sealing_keys() {
+        let recipient = audit::recipient_id(&key);
+        let mut stretch = Stretch::default();
+        while !store.read::<_, StoreError>(|tx| tx.waiting(recipient, 1))?.is_empty() {
+            store.write(|tx| -> Result<(), StoreError> {
+                // Read again: another process may have been here.
+                for (device, chain, seq) in tx.waiting(recipient, PAGE)? {
+                    Walk { keys, config, device, chain }.waited(tx, seq, &mut stretch, &mut done)?;
+                }
+                Ok(())
+            })?;
         }
-        store.write(|tx| -> Result<(), StoreError> {
-            for (device, chain, seq) in &waiting {
-                Walk { key, recipient, config, device: *device, chain: *chain }.waited(
-                    tx,
-                    *seq,
-                    &mut stretch,
-                    &mut done,
-                )?;
-            }
-            Ok(())
-        })?;
     }
+    Ok(done)
 }
 
 fn digested_aside<T: Tx>(tx: &T) -> Result<i64, StoreError> {
@@ -138,8 +135,7 @@ struct Stretch {
 }
 
 struct Walk<'a> {
-    key: &'a OpeningKey,
-    recipient: [u8; 4],
+    keys: &'a AuditKeys,
     config: &'a Config,
     device: DeviceId,
     chain: ChainId,
@@ -154,7 +150,7 @@ impl Walk<'_> {
         let (Some(first), Some(last)) = (page.first(), page.last()) else { return Ok(false) };
         self.reach_back(tx, stretch, cursor, first.link.event_ms())?;
         for row in &page {
-            if row.link.recipient() == self.recipient {
+            if self.keys.named(row.link.recipient()).is_some() {
                 self.link(tx, row, &mut stretch.asked, done)?;
             } else {
                 tx.wait_for_key(self.device, self.chain, row.seq, row.link.recipient())?;
@@ -193,7 +189,7 @@ impl Walk<'_> {
     }
 
     fn open(&self, row: &LinkRow) -> Option<AuditEvent> {
-        audit::open(&row.link, &self.device, &self.chain, row.seq, self.key).ok()
+        self.keys.open(&row.link, &self.device, &self.chain, row.seq)
     }
 
     fn link<T: Tx>(

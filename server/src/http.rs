@@ -9,7 +9,6 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
 use axum::routing::get;
-use cpis_protocol::id::DeviceId;
 use cpis_protocol::limits;
 use cpis_protocol::message::{REASON_HEADER, REASON_REVOKED, REASON_SUSPENDED, Request};
 use tokio::sync::Semaphore;
@@ -17,7 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::port::Store;
-use crate::service::{Service, ServiceError};
+use crate::service::{Peer, Service, ServiceError};
 
 /// The longest that one request may take, its body included.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
@@ -27,10 +26,6 @@ const WORKERS: usize = 32;
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 const BRIEF: HeaderValue = HeaderValue::from_static("public, max-age=15");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-
-/// The device that the connection belongs to.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer(pub Option<DeviceId>);
 
 struct Shared<S: Store> {
     service: Arc<Service<S>>,
@@ -50,7 +45,7 @@ pub fn router<S: Store>(service: Arc<Service<S>>) -> Router {
 
 async fn answer<S: Store>(
     State(shared): State<Arc<Shared<S>>>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     http: HttpRequest<Body>,
 ) -> Response<Body> {
     let request = match read(peer, http).await {
@@ -81,7 +76,7 @@ async fn answer<S: Store>(
 }
 
 /// Reads a request; a body only where one belongs and up to its limit, and no audit body from nobody.
-async fn read(peer: Option<DeviceId>, http: HttpRequest<Body>) -> Result<Request, ServiceError> {
+async fn read(peer: Peer, http: HttpRequest<Body>) -> Result<Request, ServiceError> {
     let path = http.uri().path();
     if http.method() == Method::GET {
         return Request::from_path(path).ok_or(ServiceError::NotFound);
@@ -89,8 +84,8 @@ async fn read(peer: Option<DeviceId>, http: HttpRequest<Body>) -> Result<Request
     let (limit, make): (usize, fn(Vec<u8>) -> Request) = match (http.method(), path) {
         // A request to enrol is smaller than a beat; its reply is what needs room.
         (&Method::POST, "/v1/enrol") => (limits::BEAT_BYTES_MAX, Request::Enrol),
-        (&Method::POST, "/v1/audit") if peer.is_some() => (limits::AUDIT_BATCH_BYTES_MAX, Request::Audit),
-        (&Method::POST, "/v1/device") if peer.is_some() => (limits::REPORT_BYTES_MAX, Request::Report),
+        (&Method::POST, "/v1/audit") if peer.device.is_some() => (limits::AUDIT_BATCH_BYTES_MAX, Request::Audit),
+        (&Method::POST, "/v1/device") if peer.device.is_some() => (limits::REPORT_BYTES_MAX, Request::Report),
         (&Method::POST, "/v1/audit" | "/v1/device") => return Err(ServiceError::Unauthorised),
         _ => return Err(ServiceError::NotFound),
     };

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cpis_protocol::cell::{Cell, CellKind, FeedKey, LookupPrf as _, Place};
+use cpis_protocol::cell::{Cell, CellKind, FeedKey, LookupPrf as _, Place, SHARED_TOKEN_MAX};
 use cpis_protocol::digest::{self, Hash};
 use cpis_protocol::flag::Record;
 use cpis_protocol::head::{Authority, Head, Reference};
 use cpis_protocol::id::{BlindId, FeedId, RegisterSeq, ScopeId, UnixMs};
 use cpis_protocol::nhs::NhsNumber;
-use cpis_protocol::query::LookupParameters;
+use cpis_protocol::query::{LookupParameters, Query};
 use cpis_protocol::seal::Key;
 use cpis_protocol::sign::{self, Kind};
 use cpis_protocol::tree::{self, TreeHasher};
@@ -23,7 +23,7 @@ use crate::port::{
     Store, StoreError, Tx,
 };
 use crate::token::{self, TokenError};
-use crate::{entropy, record};
+use crate::{entropy, record, slots};
 
 /// Persons read at once.
 pub(crate) const PAGE: usize = 1024;
@@ -78,6 +78,9 @@ pub struct Published {
     pub removes: u64,
     /// Scopes that got a new head.
     pub heads: Vec<ScopeId>,
+    /// Slots that found no place, because too many people share their details: those people are found by NHS number,
+    /// and a device says that there may be more than it shows.
+    pub crowded: u64,
 }
 
 /// Publishes what changed since the last time; nothing when nothing did. Safe with several processes: the work is in
@@ -216,6 +219,8 @@ pub(crate) struct Run<'a, T: Tx> {
     pub(crate) feeds: BTreeMap<FeedId, OpenFeed>,
     from: RegisterSeq,
     published: Published,
+    /// Who waits for a place that has fallen free.
+    moved: BTreeSet<PersonId>,
 }
 
 impl<'a, T: Tx> Run<'a, T> {
@@ -239,7 +244,8 @@ impl<'a, T: Tx> Run<'a, T> {
         let (from, to) = (published_gseq(tx)?, tx.last_gseq()?);
         let parameters = token::fingerprint(&lookup)?;
         let published = Published { gseq: to, ..Published::default() };
-        let mut run = Self { tx, keys, lookup, parameters, now_ms, authorities, feeds, from, published };
+        let mut run =
+            Self { tx, keys, lookup, parameters, now_ms, authorities, feeds, from, published, moved: BTreeSet::new() };
         run.make_feeds()?;
         Ok(run)
     }
@@ -267,7 +273,7 @@ impl<'a, T: Tx> Run<'a, T> {
         let (mut above, mut done) = (PersonId::MIN, 0);
         loop {
             let page = self.tx.changed_after(self.from, above, PAGE)?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { break };
             above = *last;
             for id in &page {
                 self.person(*id)?;
@@ -275,6 +281,11 @@ impl<'a, T: Tx> Run<'a, T> {
             done += page.len() as u64;
             tick(Step::Persons { done, total });
         }
+        // Each moves up for good, so this ends.
+        while let Some(id) = self.moved.pop_first() {
+            self.person(id)?;
+        }
+        Ok(())
     }
 
     fn person(&mut self, id: PersonId) -> Result<(), PublishError> {
@@ -302,34 +313,29 @@ impl<'a, T: Tx> Run<'a, T> {
         record: &Record,
         before: Option<&Placement>,
     ) -> Result<(), PublishError> {
-        let fingerprint = self.fingerprint(person, record, feed)?;
+        let queries = slots::questions(person);
+        let seats = slots::seats(self.tx, &self.keys.storage, id, feed, &queries, &mut self.moved)?;
+        let fingerprint = self.fingerprint(&queries, &seats, record, feed)?;
         if before.is_some_and(|before| before.fingerprint == fingerprint) {
             return Ok(());
         }
-        let token = match self.tx.token(id, &self.parameters)? {
-            Some(sealed) => token::open(person.number, person.birth, &self.parameters, &sealed, &self.keys.storage),
-            None => None,
-        };
-        let token = match token {
-            Some(token) => token,
-            // Added or corrected since the tokens were filled in.
-            None => {
-                let (token, sealed) = token::make(person.number, person.birth, &self.lookup, &self.keys.storage)?;
-                self.tx.put_token(id, &self.parameters, &sealed)?;
-                token
-            }
-        };
         let mark = removal_mark(&self.keys.storage, person.number);
         self.tx.put_mark(id, &mark)?;
         if before.is_none() {
             self.tx.returned(&mark, feed)?;
         }
+        let tokens = token::of_person(self.tx, id, &queries, &self.lookup, &self.keys.storage)?;
         let blind = before.map_or_else(|| BlindId(entropy::bytes()), |before| before.blind);
         let open = self.feeds.get_mut(&feed).ok_or(StoreError::Corrupt("feed"))?;
         let (seq, log) = (open.next()?, open.log());
         let place = Place { feed: log.feed, epoch: log.epoch };
-        // The index is zero on this path: the register has each NHS number once.
-        let slots = [(open.key.evaluate(&place, &token)?, 0)];
+        let mut slots = Vec::with_capacity(tokens.len());
+        for (token, seat) in tokens.iter().zip(&seats) {
+            match u8::try_from(*seat).ok().filter(|seat| *seat < SHARED_TOKEN_MAX) {
+                Some(seat) => slots.push((open.key.evaluate(&place, token)?, seat)),
+                None => self.published.crowded += 1,
+            }
+        }
         let cell = Cell::put(&place, blind, seq, record, &slots, &mut entropy::system())?;
         self.tx.append(log, &cell)?;
         self.tx.put_placement(id, &Placement { feed, blind, fingerprint })?;
@@ -342,6 +348,7 @@ impl<'a, T: Tx> Run<'a, T> {
         let (seq, log) = (open.next()?, open.log());
         let cell = Cell::filled(CellKind::Remove, placement.blind, seq, &mut entropy::system());
         self.tx.append(log, &cell)?;
+        slots::seats(self.tx, &self.keys.storage, id, placement.feed, &[], &mut self.moved)?;
         self.tx.delete_placement(id, placement.feed)?;
         self.note_removal(id, placement.feed)?;
         self.published.removes += 1;
@@ -356,14 +363,24 @@ impl<'a, T: Tx> Run<'a, T> {
     }
 
     /// Changes whenever the cell would have to be sealed anew: other content, other question, other key.
-    fn fingerprint(&self, person: &Person, record: &Record, feed: FeedId) -> Result<Hash, PublishError> {
+    fn fingerprint(
+        &self,
+        queries: &[Query],
+        seats: &[u32],
+        record: &Record,
+        feed: FeedId,
+    ) -> Result<Hash, PublishError> {
         let open = self.feeds.get(&feed).ok_or(StoreError::Corrupt("feed"))?;
+        let mut questions = zeroize::Zeroizing::new(Vec::new());
+        for (query, seat) in queries.iter().zip(seats) {
+            questions.extend_from_slice(&digest::sha256(query.expose()));
+            questions.extend_from_slice(&seat.to_be_bytes());
+        }
         Ok(digest::hash(
             "cpis-edge/1/placement",
             &[
                 &record.pack()?,
-                &person.number.as_u64().to_be_bytes(),
-                &person.birth.days().to_be_bytes(),
+                &questions,
                 &self.parameters,
                 &open.row.epoch.to_be_bytes(),
                 &open.row.key_id.to_be_bytes(),

@@ -14,13 +14,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use cpis_protocol::trust::Trust;
+
+use crate::clock::Clock;
 use crate::digest;
-use crate::http::{self, Peer};
-use crate::port::Store;
+use crate::http;
+use crate::port::{Deployment as _, Store, StoreError};
 use crate::publish::{self, PublishError};
 use crate::rekey::{self, Rekey};
 use crate::service::Service;
-use crate::tls::{self, ServerCertificate, TlsError};
+use crate::tls::{self, DeviceVerifier, ServerCertificate, TlsError};
+use crate::{expiry, resign};
 
 /// The longest that a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -43,11 +47,12 @@ pub async fn run<S: Store>(
     let now_ms = service.clock().now_ms();
     let names = service.config().names();
     let certificate = Arc::new(ServerCertificate::new(service.keys(), root.deployment.as_str(), names, now_ms)?);
-    let acceptor = TlsAcceptor::from(tls::server_config(root.authority_certificate(), Arc::clone(&certificate))?);
+    let devices = Arc::new(DeviceVerifier::new(&authorities(&service))?);
+    let acceptor = TlsAcceptor::from(tls::server_config(Arc::clone(&devices), Arc::clone(&certificate))?);
     let router = http::router(Arc::clone(&service));
     let room = Arc::new(Semaphore::new(service.config().connections_max as usize));
     let graceful = GracefulShutdown::new();
-    let ticker = tokio::spawn(tick(Arc::clone(&service), certificate));
+    let ticker = tokio::spawn(tick(Arc::clone(&service), certificate, devices));
     let digester = tokio::spawn(digest_tick(Arc::clone(&service)));
     tokio::pin!(shutdown);
     loop {
@@ -71,7 +76,14 @@ pub async fn run<S: Store>(
                 }
             },
         };
-        tokio::spawn(connection(stream, acceptor.clone(), router.clone(), graceful.watcher(), permit));
+        tokio::spawn(connection(
+            stream,
+            acceptor.clone(),
+            router.clone(),
+            graceful.watcher(),
+            permit,
+            Arc::clone(service.clock()),
+        ));
     }
     drop(listener);
     ticker.abort();
@@ -93,6 +105,7 @@ async fn connection(
     router: axum::Router,
     watcher: Watcher,
     permit: OwnedSemaphorePermit,
+    clock: Arc<dyn Clock>,
 ) {
     // One small object each way: waiting to fill a segment only adds delay.
     let _ = stream.set_nodelay(true);
@@ -101,7 +114,7 @@ async fn connection(
         Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
         Err(_) => return tracing::debug!("a handshake took too long"),
     };
-    let peer = Peer(tls::peer(stream.get_ref().1));
+    let peer = tls::peer(stream.get_ref().1, clock.now_ms());
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.clone().oneshot(request.map(axum::body::Body::new))
@@ -116,7 +129,7 @@ async fn connection(
         .keep_alive_timeout(HEADER);
     let serving = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
     // Whoever shows no certificate may only enrol, and gets no longer than that takes: silent connections hold places.
-    let life = if peer.0.is_some() { KNOWN_LIFE } else { STRANGER_LIFE };
+    let life = if peer.device.is_some() { KNOWN_LIFE } else { STRANGER_LIFE };
     match tokio::time::timeout(life, serving).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection ended"),
@@ -126,13 +139,14 @@ async fn connection(
 }
 
 /// Publishes what other processes took in, removes what has outlived its time, takes up a newer root.
-async fn tick<S: Store>(service: Arc<Service<S>>, certificate: Arc<ServerCertificate>) {
+async fn tick<S: Store>(service: Arc<Service<S>>, certificate: Arc<ServerCertificate>, devices: Arc<DeviceVerifier>) {
     let mut every = tokio::time::interval(Duration::from_secs(service.config().tick_s.into()));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
         let (service, certificate) = (Arc::clone(&service), Arc::clone(&certificate));
-        let _ = tokio::task::spawn_blocking(move || housekeeping(&service, &certificate)).await;
+        let devices = Arc::clone(&devices);
+        let _ = tokio::task::spawn_blocking(move || housekeeping(&service, &certificate, &devices)).await;
     }
 }
 
@@ -144,7 +158,7 @@ async fn digest_tick<S: Store>(service: Arc<Service<S>>) {
         every.tick().await;
         let service = Arc::clone(&service);
         let digested = tokio::task::spawn_blocking(move || {
-            digest::run(&**service.store(), service.keys().audit.as_ref(), service.config())
+            digest::run(&**service.store(), &service.keys().audit, service.config())
         });
         if let Ok(Err(error)) = digested.await {
             tracing::error!(%error, "the audit that came in was not looked at; it will be");
@@ -152,10 +166,40 @@ async fn digest_tick<S: Store>(service: Arc<Service<S>>) {
     }
 }
 
-fn housekeeping<S: Store>(service: &Service<S>, certificate: &ServerCertificate) {
+/// The certificates of every device authority that any stored root names: a device may come with the certificate that it
+/// got years ago. Who it is, its key says, which the database knows.
+fn authorities<S: Store>(service: &Service<S>) -> Vec<Vec<u8>> {
+    let roots = service.store().read::<_, StoreError>(|tx| tx.roots_after(0)).unwrap_or_else(|error| {
+        tracing::error!(%error, "the stored roots cannot be read");
+        Vec::new()
+    });
+    let mut authorities = service.trust().root().authority_certificates.clone();
+    for root in roots.iter().filter_map(|bytes| Trust::pin(bytes).ok()) {
+        authorities.extend(root.root().authority_certificates.iter().cloned());
+    }
+    authorities.sort_unstable();
+    authorities.dedup();
+    authorities
+}
+
+fn housekeeping<S: Store>(service: &Service<S>, certificate: &ServerCertificate, devices: &DeviceVerifier) {
     let now_ms = service.clock().now_ms();
+    let before = service.trust().root().version;
     if let Err(error) = service.refresh_trust() {
         tracing::error!(%error, "the newest trust root was not taken up");
+    }
+    if service.trust().root().version != before
+        && let Err(error) = devices.renew(&authorities(service))
+    {
+        tracing::error!(%error, "certificates by the newest device authority are not accepted yet");
+    }
+    for end in expiry::soon(service.trust().root(), now_ms) {
+        tracing::warn!(what = end.what, days = end.days, "a trust root or role ends: draft and sign the next root");
+    }
+    match resign::heads(&**service.store(), service.keys(), now_ms) {
+        Ok(0) => {}
+        Ok(scopes) => tracing::info!(scopes, "heads were signed again by the present key"),
+        Err(error) => tracing::error!(%error, "heads were not signed again"),
     }
     if let Err(error) = certificate.renew(service.keys(), now_ms) {
         tracing::error!(%error, "the server certificate was not renewed");
@@ -193,5 +237,8 @@ pub fn maintain<S: Store>(service: &Service<S>, now_ms: i64) -> Result<u64, Publ
         return Ok(0);
     }
     let published = publish::publish(&**service.store(), service.keys(), now_ms, &mut |_| ())?;
+    if published.crowded > 0 {
+        tracing::warn!(slots = published.crowded, "more people share their details than a device shows");
+    }
     Ok(published.puts + published.removes)
 }

@@ -96,6 +96,21 @@ fn internal(refusal: Refusal) -> ServiceError {
     ServiceError::Internal(format!("the protocol refuses: {refusal}"))
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The device, by its key, which the handshake has proven; `None` without a certificate.
+    pub device: Option<DeviceId>,
+    /// Its certificate is past its end: it may report, get its grant and follow roots, no more.
+    pub expired: bool,
+}
+
+impl From<Option<DeviceId>> for Peer {
+    fn from(device: Option<DeviceId>) -> Self {
+        Self { device, expired: false }
+    }
+}
+
 /// The server behind any transport.
 pub struct Service<S: Store> {
     store: Arc<S>,
@@ -176,9 +191,11 @@ impl<S: Store> Service<S> {
     /// # Errors
     /// [`HomeError`]; the root before stays.
     pub fn refresh_trust(&self) -> Result<(), HomeError> {
+        // Keys that another process made or promoted.
+        self.keys.reload()?;
         let newest = self.store.read(|tx| home::trust(tx))?.ok_or(HomeError::NoRoot)?;
+        self.keys.check(newest.root())?;
         if newest.root().version != self.trust().root().version {
-            self.keys.check(newest.root())?;
             *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(newest);
         }
         Ok(())
@@ -188,8 +205,13 @@ impl<S: Store> Service<S> {
     ///
     /// # Errors
     /// [`ServiceError`].
-    pub fn handle(&self, peer: Option<DeviceId>, request: Request) -> Result<Vec<u8>, ServiceError> {
+    pub fn handle(&self, peer: impl Into<Peer>, request: Request) -> Result<Vec<u8>, ServiceError> {
         let now_ms = self.clock.now_ms();
+        let Peer { device: peer, expired } = peer.into();
+        // What leads to a new certificate, and what the device has to report.
+        if expired && !matches!(request, Request::Audit(_) | Request::Report(_) | Request::Grant | Request::Root(_)) {
+            return Err(ServiceError::Unauthorised);
+        }
         if let Request::Enrol(body) = &request {
             return self.enrol(body, now_ms);
         }

@@ -1,15 +1,15 @@
-//! Look-up tokens: the memory-hard step once for each person, on all cores, kept sealed in the database.
+//! Look-up tokens: the memory-hard step once for each question of each person, on all cores, kept sealed in the database.
 //! A token must never leave the server, nor be stored unsealed.
 
 use std::num::NonZero;
 
 use cpis_protocol::Refusal;
 use cpis_protocol::digest::{self, Hash};
-use cpis_protocol::nhs::{Date, NhsNumber};
-use cpis_protocol::query::{LookupParameters, Path, Query, Token};
+use cpis_protocol::query::{LookupParameters, Query, Token};
 use cpis_protocol::seal::Key;
 
-use crate::port::{PersonId, Register as _, Store, StoreError};
+use crate::port::{PersonId, Register as _, Store, StoreError, Tx};
+use crate::slots;
 
 /// Why tokens could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -30,36 +30,53 @@ pub fn fingerprint(parameters: &LookupParameters) -> Result<Hash, Refusal> {
     Ok(digest::hash("cpis-edge/1/lookup-parameters", &[&cpis_protocol::codec::encode(parameters)?]))
 }
 
-/// Binds a sealed token to the question that it answers, so that one of an older date of birth does not open.
-fn binding(number: NhsNumber, birth: Date, parameters: &Hash) -> Vec<u8> {
-    let mut aad = b"cpis-edge/1/stored-token\0".to_vec();
-    aad.extend_from_slice(&number.as_u64().to_be_bytes());
-    aad.extend_from_slice(&birth.days().to_be_bytes());
-    aad.extend_from_slice(parameters);
-    aad
+/// Binds a sealed token to the question that it answers, so that one of an older name or birth date does not open.
+fn binding(query: &Query, parameters: &Hash) -> Hash {
+    digest::hash("cpis-edge/1/stored-token", &[query.expose(), parameters])
 }
 
 /// Computes a token and seals it for the database.
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn make(
-    number: NhsNumber,
-    birth: Date,
-    parameters: &LookupParameters,
-    storage: &Key,
-) -> Result<(Token, Vec<u8>), Refusal> {
-    let token = Query::nhs_number(number, birth).token(parameters)?;
-    let aad = binding(number, birth, &fingerprint(parameters)?);
+pub fn make(query: &Query, parameters: &LookupParameters, storage: &Key) -> Result<(Token, Vec<u8>), Refusal> {
+    let token = query.token(parameters)?;
+    let aad = binding(query, &fingerprint(parameters)?);
     let sealed = storage.seal(&aad, token.expose(), &mut crate::entropy::system())?;
     Ok((token, sealed))
 }
 
 /// Opens a stored token; `None` when it belongs to another question.
 #[must_use]
-pub fn open(number: NhsNumber, birth: Date, parameters: &Hash, sealed: &[u8], storage: &Key) -> Option<Token> {
-    let value = storage.open(&binding(number, birth, parameters), sealed).ok()?;
-    Some(Token::from_cache(Path::NhsNumber, value.as_slice().try_into().ok()?))
+pub fn open(query: &Query, parameters: &Hash, sealed: &[u8], storage: &Key) -> Option<Token> {
+    let value = storage.open(&binding(query, parameters), sealed).ok()?;
+    Some(Token::from_cache(query.path(), value.as_slice().try_into().ok()?))
+}
+
+/// The tokens of a person's questions, from the database or made now.
+///
+/// # Errors
+/// [`TokenError`].
+pub fn of_person<T: Tx>(
+    tx: &T,
+    id: PersonId,
+    queries: &[Query],
+    parameters: &LookupParameters,
+    storage: &Key,
+) -> Result<Vec<Token>, TokenError> {
+    let named = fingerprint(parameters)?;
+    let stored = tx.tokens(id, &named)?;
+    if stored.len() == queries.len() {
+        let opened = queries.iter().zip(&stored).map(|(query, sealed)| open(query, &named, sealed, storage));
+        if let Some(tokens) = opened.collect() {
+            return Ok(tokens);
+        }
+    }
+    // Added or corrected since the tokens were filled in.
+    let made = queries.iter().map(|query| make(query, parameters, storage)).collect::<Result<Vec<_>, _>>()?;
+    let (tokens, sealed): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+    tx.put_tokens(id, &named, &sealed)?;
+    Ok(tokens)
 }
 
 /// Computes what is missing, chunk by chunk, each chunk in its own transaction: an interrupted run goes on where it
@@ -80,23 +97,30 @@ pub fn fill<S: Store>(
     let chunk = if parameters.cost.memory_kib < 1024 { 4096 } else { cores * 16 };
     let (mut done, mut above) = (0, PersonId::MIN);
     loop {
-        let missing = store.read::<_, StoreError>(|tx| tx.without_token(&named, above, chunk))?;
-        let Some((last, ..)) = missing.last() else { return Ok(done) };
+        let missing = store.read::<_, StoreError>(|tx| {
+            let ids = tx.without_token(&named, above, chunk)?;
+            let persons = ids.into_iter().map(|id| Ok(tx.person(id)?.map(|person| (id, slots::questions(&person)))));
+            persons.filter_map(Result::transpose).collect::<Result<Vec<_>, StoreError>>()
+        })?;
+        let Some((last, _)) = missing.last() else { return Ok(done) };
         above = *last;
         let made = make_parallel(&missing, parameters, storage, cores)?;
         store
-            .write::<_, StoreError>(|tx| made.iter().try_for_each(|(id, sealed)| tx.put_token(*id, &named, sealed)))?;
+            .write::<_, StoreError>(|tx| made.iter().try_for_each(|(id, sealed)| tx.put_tokens(*id, &named, sealed)))?;
         done += made.len() as u64;
         tick(done, total.max(done));
     }
 }
 
+/// A person's tokens, each sealed, by slot.
+type Sealed = (PersonId, Vec<Vec<u8>>);
+
 fn make_parallel(
-    missing: &[(PersonId, NhsNumber, Date)],
+    missing: &[(PersonId, Vec<Query>)],
     parameters: &LookupParameters,
     storage: &Key,
     cores: usize,
-) -> Result<Vec<(PersonId, Vec<u8>)>, Refusal> {
+) -> Result<Vec<Sealed>, Refusal> {
     let share = missing.len().div_ceil(cores).max(1);
     std::thread::scope(|scope| {
         let workers: Vec<_> = missing
@@ -104,7 +128,10 @@ fn make_parallel(
             .map(|part| {
                 scope.spawn(move || -> Result<Vec<_>, Refusal> {
                     part.iter()
-                        .map(|(id, number, birth)| Ok((*id, make(*number, *birth, parameters, storage)?.1)))
+                        .map(|(id, queries)| {
+                            let sealed = queries.iter().map(|query| Ok(make(query, parameters, storage)?.1));
+                            Ok((*id, sealed.collect::<Result<_, Refusal>>()?))
+                        })
                         .collect()
                 })
             })
@@ -121,6 +148,7 @@ fn make_parallel(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cpis_protocol::nhs::{Date, NhsNumber};
     use cpis_protocol::seal::MemoryHard;
 
     #[test]
@@ -129,11 +157,12 @@ mod tests {
         let storage = Key::from_bytes([5; 32]);
         let number = NhsNumber::new(9_990_000_018).unwrap();
         let (birth, other) = (Date::new(2015, 3, 4).unwrap(), Date::new(2015, 4, 3).unwrap());
-        let (token, sealed) = make(number, birth, &parameters, &storage).unwrap();
+        let (query, later) = (Query::nhs_number(number, birth), Query::nhs_number(number, other));
+        let (token, sealed) = make(&query, &parameters, &storage).unwrap();
         let named = fingerprint(&parameters).unwrap();
-        assert_eq!(open(number, birth, &named, &sealed, &storage).map(|t| *t.expose()), Some(*token.expose()));
-        assert!(open(number, other, &named, &sealed, &storage).is_none());
+        assert_eq!(open(&query, &named, &sealed, &storage).map(|t| *t.expose()), Some(*token.expose()));
+        assert!(open(&later, &named, &sealed, &storage).is_none());
         let moved = fingerprint(&LookupParameters { salt_epoch: 2, ..parameters }).unwrap();
-        assert!(open(number, birth, &moved, &sealed, &storage).is_none());
+        assert!(open(&query, &moved, &sealed, &storage).is_none());
     }
 }

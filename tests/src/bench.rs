@@ -8,6 +8,7 @@
 //! | `disk.rs` | the audit journal against the bare disk |
 //! | `wire.rs` | bytes on the wire between the real programs, counted at `net.rs` |
 //! | `enumeration.rs` | the price of a guess, and of listing a copy |
+//! | `names.rs` | recall and false candidates of look-up by name |
 //! | `register.rs` | sizes of the programs, a national register, the memory-hard step |
 //! | `fleet.rs` | the deployment that these share |
 //! | `report.rs` | how figures are printed |
@@ -17,6 +18,7 @@ pub mod enumeration;
 pub mod fleet;
 pub mod library;
 pub mod live;
+pub mod names;
 pub mod net;
 pub mod register;
 pub mod report;

@@ -120,7 +120,7 @@ impl Publisher {
     /// When the root does not verify.
     pub fn signed_by(seed: [u8; 32]) -> anyhow::Result<Self> {
         let signer = Signer::from_seed(seed);
-        let keys = |role| RoleKeys { role, keys: vec![signer.public_key()] };
+        let keys = |role| RoleKeys { role, keys: vec![signer.public_key()], expires_ms: i64::MAX };
         let root = Root {
             version: 1,
             deployment: Text::lossy("test"),

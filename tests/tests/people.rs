@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use cpis_agent::agent::Agent;
 use cpis_agent::config::Config;
+use cpis_agent::device_secret::DeviceSecret;
 use cpis_agent::journal::{JournalError, Priority};
+use cpis_agent::keyslot::{Contents, Keyslot};
 use cpis_protocol::audit::{Act, AuditEvent, Moment};
+use cpis_protocol::clock::TrustedClock;
 use cpis_protocol::text::Text;
 use cpis_server::home::Home;
 use cpis_server::port::{Fleet as _, Store as _, StoreError};
@@ -141,11 +144,20 @@ fn a_badge_ends_by_trusted_time_and_an_unknown_time_opens_nothing() {
     let file = stage.agent.passphrase().to_owned();
     let expired = stage.person("unlock", PRACTITIONER, &std::fs::read_to_string(file).unwrap());
     assert!(expired.code == 77 && expired.err.contains("no valid badge"), "{}", expired.err);
-    // Another device, enrolled, that has heard no live time yet.
+    // Another device, switched off and on since it last heard the server: nothing tells it the time.
     row.badge.valid_until_ms += 86_400_000;
     home.store.write::<_, StoreError>(|tx| tx.put_practitioner(&row)).unwrap();
     let fresh = stage.site.enrol(&stage.work.path().join("fresh"), "crew").unwrap();
     stage.server.take().unwrap().stop().unwrap();
+    {
+        let secret = DeviceSecret::open(fresh.directory(), &Config::default().sources()).unwrap();
+        let mut keyslot = Keyslot::open(&fresh.directory().join(cpis_agent::agent::KEYSLOT), &secret).unwrap();
+        let restarted = |contents: &mut Contents| {
+            contents.clock = TrustedClock::default();
+            Ok(())
+        };
+        keyslot.update(restarted).unwrap();
+    }
     let _running = fresh.start().unwrap();
     let mut command = fresh.command().unwrap();
     command.args(["unlock", "--practitioner", PRACTITIONER, "--passphrase-file"]).arg(fresh.passphrase());

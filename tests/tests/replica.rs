@@ -155,3 +155,31 @@ fn a_copy_that_the_root_does_not_vouch_for_cannot_answer() {
     assert!(!replica.view().is_proved());
     assert!(replica.view().head.is_none());
 }
+
+/// A root that names other keys: the copy by the old ones cannot answer, the time that they pushed ahead is let go of,
+/// also over a restart, and the next copy by the new keys is taken in.
+#[test]
+fn what_withdrawn_keys_signed_is_let_go_of() {
+    let mut bench = Bench::new();
+    let replica = bench.open();
+    bench.publisher.put(1, 1).unwrap();
+    assert_eq!(bench.snapshot(&replica), Ok(()));
+    let pushed = replica.clock().floor_ms();
+    let other = Publisher::signed_by([0x99; 32]).unwrap();
+    let proved = other.trust().root().issued_ms;
+    assert!(pushed > proved);
+    replica.follow(bench.publisher.trust(), pushed, true);
+    assert!(replica.view().is_proved() && replica.clock().floor_ms() == pushed, "the same keys change nothing");
+    replica.follow(other.trust(), proved, true);
+    assert!(!replica.view().is_proved() && replica.view().beat.is_none() && replica.view().head.is_none());
+    assert_eq!((replica.clock().floor_ms(), replica.clock().now(reading())), (proved, None));
+    drop(replica);
+    bench.publisher = other;
+    let replica = bench.open();
+    assert!(!replica.view().is_proved());
+    assert_eq!(replica.clock().floor_ms(), proved, "stopped in between");
+    bench.publisher.put(2, 1).unwrap();
+    assert_eq!(bench.snapshot(&replica), Ok(()));
+    assert!(replica.view().is_proved());
+    assert_eq!([bench.find(&replica, 1), bench.find(&replica, 2)], [Ok(0), Ok(1)]);
+}

@@ -10,14 +10,14 @@ use cpis_protocol::id::FeedId;
 use cpis_protocol::sign::Verified;
 use cpis_protocol::sync::pull::Plan;
 
-use super::Agent;
+use super::{Agent, HeldGrant};
 use crate::keyslot::KeyslotError;
 use crate::port::StoreError;
 
 impl Agent {
     /// The newest grant as it was signed; `None` once erased.
     pub(super) fn signed_grant(&self) -> Option<Arc<Verified<Grant>>> {
-        self.grant.read().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.grant.read().unwrap_or_else(PoisonError::into_inner).signed.clone()
     }
 
     /// The grant before the newest, while the copy needs it.
@@ -38,6 +38,7 @@ impl Agent {
                 return Err(KeyslotError::Erased);
             }
             contents.grant = grant.bytes().to_vec();
+            contents.grant_root = Vec::new();
             contents.previous_grant = previous.as_ref().map_or_else(Vec::new, |previous| previous.bytes().to_vec());
             // A grant with a higher number proves that the device is no longer suspended.
             contents.suspended = false;
@@ -52,9 +53,9 @@ impl Agent {
         self.replica.observe(grant.issued_ms, Carrier::Live, asked);
         // First the grants, then the session: an unlock in between takes the new ones.
         let before = {
-            let next = (Arc::new((**grant).clone()), Some(Arc::clone(&grant)));
+            let next = HeldGrant { plain: Arc::new((**grant).clone()), signed: Some(Arc::clone(&grant)) };
             let mut current = self.grant.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, next).0
+            std::mem::replace(&mut *current, next).plain
         };
         *self.previous.write().unwrap_or_else(PoisonError::into_inner) = previous;
         self.renew_session(before.policy == grant.policy);

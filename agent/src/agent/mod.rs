@@ -1,6 +1,7 @@
 //! The agent itself: the one place that puts adapters together, and the state that the use cases share.
 //! It must not contain a use case: looking up, syncing and enrolling are elsewhere.
 
+mod connection;
 mod erase;
 mod error;
 mod grants;
@@ -11,17 +12,17 @@ mod unlock;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use cpis_protocol::Refusal;
 use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
 use cpis_protocol::clock::Carrier;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
-use cpis_protocol::sign::{Signer, Verified};
+use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
-use cpis_protocol::trust::Trust;
+use cpis_protocol::trust::{Role, Trust};
 use tokio::sync::Notify;
 
 use crate::clock::SystemClock;
@@ -29,14 +30,14 @@ use crate::config::Config;
 use crate::device_secret::DeviceSecret;
 use crate::durable;
 use crate::journal::{Journal, JournalError, Options, Priority};
-use crate::keyslot::{Keyslot, KeyslotError};
+use crate::keyslot::Keyslot;
 use crate::local_keys::LocalKeys;
 use crate::port::{Clock, StoreError};
 use crate::random::OsRandom;
 use crate::replica::Replica;
 use crate::status::SyncStatus;
 use crate::store::SledStore;
-use crate::transport::{HttpTransport, Identity, TransportError};
+use crate::transport::HttpTransport;
 use crate::vault::Vault;
 
 pub use self::error::{GlassError, OpenError, UnlockError};
@@ -52,6 +53,12 @@ pub const REPLICA: &str = "replica";
 /// The lock file's name: held while an agent has the directory.
 pub const LOCK: &str = "agent.lock";
 
+/// The grant in force; `signed` is gone once the device is erased.
+struct HeldGrant {
+    plain: Arc<Grant>,
+    signed: Option<Arc<Verified<Grant>>>,
+}
+
 /// An enrolled device's agent.
 pub struct Agent {
     directory: PathBuf,
@@ -61,7 +68,7 @@ pub struct Agent {
     signer: Signer,
     device: DeviceId,
     trust: RwLock<Trust>,
-    grant: RwLock<(Arc<Grant>, Option<Arc<Verified<Grant>>>)>,
+    grant: RwLock<HeldGrant>,
     previous: RwLock<Option<Arc<Verified<Grant>>>>,
     journal: Journal,
     replica: Replica<SledStore, LocalKeys>,
@@ -74,6 +81,8 @@ pub struct Agent {
     people: Mutex<()>,
     sleep: sleep::Sleep,
     turn: tokio::sync::Mutex<()>,
+    /// The transports in use: they change with the root and the certificate.
+    transports: Mutex<Vec<Weak<HttpTransport>>>,
     _lock: durable::Lock,
 }
 
@@ -104,7 +113,7 @@ impl Agent {
         let (grant, signed) = match &contents.erasure {
             Some(erasure) => (erase::remains(erasure, device), None),
             None => {
-                let grant = Grant::verify(&contents.grant, &device, &trust, None).map_err(OpenError::Refused)?;
+                let grant = Self::open_grant(contents, &device, &trust).map_err(OpenError::Refused)?;
                 ((*grant).clone(), Some(Arc::new(grant)))
             }
         };
@@ -123,7 +132,10 @@ impl Agent {
         replica.begin_clock(keys.keyslot().contents().clock);
         replica.set_clock_rule(grant.policy.clock_after_restart);
         // A grant is signed time too: it bounds the clock even when the replica had to be set aside.
-        replica.observe(grant.issued_ms, Carrier::Stored, reading);
+        // Not one by a withdrawn key, which may say what it likes.
+        if signed.as_ref().is_some_and(|grant| trust.stands(Role::DeviceAuthority, Kind::Grant, grant)) {
+            replica.observe(grant.issued_ms, Carrier::Stored, reading);
+        }
         let sleep = sleep::Sleep::new(reading.boot_ms, clock.awake_ms());
         let this = Self {
             directory: directory.to_path_buf(),
@@ -133,7 +145,7 @@ impl Agent {
             signer,
             device,
             trust: RwLock::new(trust),
-            grant: RwLock::new((Arc::new(grant), signed)),
+            grant: RwLock::new(HeldGrant { plain: Arc::new(grant), signed }),
             previous: RwLock::new(previous),
             journal,
             replica,
@@ -146,6 +158,7 @@ impl Agent {
             people: Mutex::new(()),
             sleep,
             turn: tokio::sync::Mutex::new(()),
+            transports: Mutex::default(),
             _lock: lock,
         };
         // Before anything else is appended, and before a receipt can cover what an earlier process told.
@@ -233,11 +246,11 @@ impl Agent {
 
     /// The grant in force.
     pub fn grant(&self) -> Arc<Grant> {
-        Arc::clone(&self.grant.read().unwrap_or_else(PoisonError::into_inner).0)
+        Arc::clone(&self.grant.read().unwrap_or_else(PoisonError::into_inner).plain)
     }
 
     fn set_grant(&self, grant: Grant, signed: Option<Arc<Verified<Grant>>>) {
-        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(grant), signed);
+        *self.grant.write().unwrap_or_else(PoisonError::into_inner) = HeldGrant { plain: Arc::new(grant), signed };
     }
 
     /// The replica.
@@ -307,45 +320,18 @@ impl Agent {
 
     /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
     pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
-        let signed = self.grant.read().unwrap_or_else(PoisonError::into_inner).1.clone()?;
+        let signed = self.signed_grant()?;
         let withdrawn = self.keys.keyslot().contents().withdrawn;
         let view = self.replica.view();
         Some(Pull::new(Start {
             trust: self.trust(),
             grant: (*signed).clone(),
-            beat: view.beat.as_ref().map(|beat| (**beat).clone()),
+            beat: view.beat.clone(),
             head: view.head.clone(),
             damaged: view.damaged.clone(),
             with_grant,
             withdrawn,
         }))
-    }
-
-    /// The transport to the server.
-    ///
-    /// # Errors
-    /// [`TransportError`].
-    pub fn transport(&self) -> Result<HttpTransport, TransportError> {
-        let keyslot = self.keys.keyslot();
-        let contents = keyslot.contents();
-        let identity = Identity { signer: &self.signer, certificate: &contents.certificate };
-        let trust = self.trust();
-        let authority = trust.root().authority_certificate();
-        let floor_ms = self.grant().issued_ms;
-        HttpTransport::new(&contents.url, authority, Some(&identity), Arc::clone(&self.clock), floor_ms)
-    }
-
-    /// Stores a newer root.
-    ///
-    /// # Errors
-    /// [`KeyslotError`]; the old root stays in force.
-    pub fn store_root(&self, trust: Trust) -> Result<(), KeyslotError> {
-        self.keys.keyslot().update(|contents| {
-            contents.root = trust.root().bytes().to_vec();
-            Ok(())
-        })?;
-        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
-        Ok(())
     }
 
     /// Appends an event to the chain; returns once it is on stable storage.

@@ -3,6 +3,7 @@
 
 use cpis_protocol::answer::{self, CopyState};
 use cpis_protocol::grant::Grant;
+use cpis_protocol::trust::Role;
 use serde::Serialize;
 
 use super::Agent;
@@ -53,6 +54,8 @@ impl Agent {
             device: self.device.to_string(),
             deployment: trust.root().deployment.to_string(),
             synthetic: trust.root().synthetic,
+            root_version: trust.root().version,
+            root_until_ms: self.root_until_ms(),
             site: grant.site.to_string(),
             scope: grant.scope.to_string(),
             access_mode: grant.policy.access_mode,
@@ -80,6 +83,13 @@ impl Agent {
                 },
             },
         }
+    }
+
+    /// When the trusted root, or the first of its roles, ends.
+    pub fn root_until_ms(&self) -> i64 {
+        let trust = self.trust();
+        let roles = [Role::Publisher, Role::Beat, Role::DeviceAuthority, Role::Receipt];
+        roles.iter().map(|role| trust.root().role_until_ms(*role)).min().unwrap_or(trust.root().expires_ms)
     }
 
     fn copy_status(&self, grant: &Grant) -> CopyStatus {

@@ -15,6 +15,7 @@
 //! | clock | the trusted clock |
 //! | url | the server's address |
 //! | root | the signed root in force |
+//! | grant root | the signed root under which the grant was accepted, where the root in force withdraws its key |
 //! | suspended | whether the server suspended this device |
 //! | withdrawn | the number of the newest withdrawal |
 //! | erasure | what was erased, and what its receipt must say |
@@ -67,6 +68,7 @@ struct Public {
     clock: TrustedClock,
     url: String,
     root: Vec<u8>,
+    grant_root: Vec<u8>,
     suspended: bool,
     withdrawn: u64,
     erasure: Option<Erasure>,
@@ -116,6 +118,8 @@ pub struct Contents {
     pub url: String,
     /// The signed root in force: trust survives the loss of the replica.
     pub root: Vec<u8>,
+    /// The signed root under which the grant was accepted; empty unless the root in force withdraws the grant's key.
+    pub grant_root: Vec<u8>,
     /// Whether the server suspended this device: nothing is answered, also after a restart.
     pub suspended: bool,
     /// The number of the newest withdrawal; zero when there was none.
@@ -151,6 +155,7 @@ impl Contents {
             clock: TrustedClock::default(),
             url: String::new(),
             root: Vec::new(),
+            grant_root: Vec::new(),
             suspended: false,
             withdrawn: 0,
             erasure: None,
@@ -224,6 +229,7 @@ impl Contents {
             clock: self.clock,
             url: self.url.clone(),
             root: self.root.clone(),
+            grant_root: self.grant_root.clone(),
             suspended: self.suspended,
             withdrawn: self.withdrawn,
             erasure: self.erasure.clone(),
@@ -271,6 +277,7 @@ impl Contents {
             clock: public.clock,
             url: public.url,
             root: public.root,
+            grant_root: public.grant_root,
             suspended: public.suspended,
             withdrawn: public.withdrawn,
             erasure: public.erasure,
@@ -323,6 +330,7 @@ mod tests {
         contents.previous_grant = vec![0x45];
         contents.url = "u".into();
         contents.root = vec![0x72, 0x73];
+        contents.grant_root = vec![0x74];
         contents.suspended = true;
         contents.withdrawn = 9;
         contents.slots.push(VaultSlot {
@@ -377,7 +385,9 @@ mod tests {
             "75", // url
             "0200000000000000",
             "7273", // root
-            "01",   // suspended
+            "0100000000000000",
+            "74", // grant root
+            "01", // suspended
             "0900000000000000",
             "00",               // no erasure
             "0100000000000000", // one practitioner's usage

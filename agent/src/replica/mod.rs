@@ -6,6 +6,7 @@
 //! The index in memory is built in the same pass that proves the state root, so "not there" is as proved as "there".
 
 mod feed;
+mod time;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,12 +14,11 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use cpis_protocol::Refusal;
 use cpis_protocol::cell::{Cell, CellKind};
-use cpis_protocol::clock::{Carrier, ClockRule, Reading, TrustedClock};
+use cpis_protocol::clock::{Carrier, Reading};
 use cpis_protocol::head::{Beat, FeedState, Head, Reference};
 use cpis_protocol::id::{FeedId, ScopeId};
 use cpis_protocol::replica;
 use cpis_protocol::seal::Key;
-use cpis_protocol::sign::Verified;
 use cpis_protocol::sync::pull::{Plan, Source, StagedChunk};
 use cpis_protocol::trust::Trust;
 
@@ -121,6 +121,10 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             }
             Err(refusal) => {
                 tracing::error!(reason = refusal.code(), "the stored copy does not verify");
+                if Beat::verify(&beat.beat, scope, trust, None, None).err() == Some(Refusal::UnknownKey) {
+                    // As when its root came in: what a withdrawn key dated does not bound the clock.
+                    view.clock.rebase(trust.root().issued_ms);
+                }
                 view.unreadable = true;
             }
         }
@@ -135,70 +139,6 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     /// The store, for status and look-ups.
     pub const fn store(&self) -> &S {
         &self.store
-    }
-
-    /// Takes in a beat that confirms the present head: only the age moves.
-    ///
-    /// # Errors
-    /// [`StoreError`]; the age then stays as it was.
-    pub fn confirm(&self, beat: &Verified<Beat>, carrier: Carrier, reading: Reading) -> Result<(), StoreError> {
-        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut clock = {
-            let view = self.view();
-            // Another carrier may have moved the copy since the machine looked: a beat never speaks of another head.
-            let of_this_head = view.head.as_ref().is_some_and(|head| head.hash() == beat.head);
-            let newest = view.beat.as_ref().is_none_or(|last| beat.issued_ms >= last.issued_ms);
-            if !of_this_head || !newest {
-                return Err(StoreError::Overtaken);
-            }
-            view.clock
-        };
-        clock.observe(beat.issued_ms, carrier, reading);
-        let row = self.named.seal("beat", &StoredBeat { beat: beat.bytes().to_vec(), clock })?;
-        self.store.commit(&[row])?;
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        view.beat = Some(beat.clone());
-        view.clock = clock;
-        Ok(())
-    }
-
-    /// Keeps the floor of trusted time moving while nothing arrives.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn raise_floor(&self, reading: Reading) -> Result<(), StoreError> {
-        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        let (beat, mut clock) = {
-            let view = self.view();
-            if view.unreadable {
-                // The stored beat stays: it may verify again.
-                return Ok(());
-            }
-            (view.beat.as_ref().map(|beat| beat.bytes().to_vec()), view.clock)
-        };
-        clock.raise_floor(reading);
-        let row = self.named.seal("beat", &StoredBeat { beat: beat.unwrap_or_default(), clock })?;
-        self.store.commit(&[row])?;
-        self.view.write().unwrap_or_else(PoisonError::into_inner).clock = clock;
-        Ok(())
-    }
-
-    /// Takes the clock that enrolment set, where no copy ever brought one.
-    pub fn begin_clock(&self, enrolled: TrustedClock) {
-        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        if view.clock.floor_ms() == 0 {
-            view.clock = enrolled;
-        }
-    }
-
-    /// What signed policy lets the clock believe after a restart.
-    pub fn set_clock_rule(&self, rule: ClockRule) {
-        self.view.write().unwrap_or_else(PoisonError::into_inner).clock.set_rule(rule);
-    }
-
-    /// Takes in a signed time that came without a beat (a grant, a receipt).
-    pub fn observe(&self, signed_ms: i64, carrier: Carrier, reading: Reading) {
-        self.view.write().unwrap_or_else(PoisonError::into_inner).clock.observe(signed_ms, carrier, reading);
     }
 
     /// Stores verified chunks as rows of a generation that nothing refers to yet.
@@ -470,10 +410,5 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             }
         }
         if dropped { self.store.commit(&[]) } else { Ok(()) }
-    }
-
-    /// The trusted clock.
-    pub fn clock(&self) -> TrustedClock {
-        self.view().clock
     }
 }

@@ -101,7 +101,7 @@ impl View {
                         hit = true;
                         let cell = copy.cell(store, number).map_err(|_| CannotAnswer::IntegrityFailure)?;
                         let slot = cell.locators().iter().position(|l| *l == locator);
-                        // A false locator comes up once in thousands of millions of look-ups; a changed cell is likelier.
+                        // A false locator comes up once in millions of look-ups by name; a changed cell is likelier.
                         let record = cell
                             .open(&place, &secret, index, slot.unwrap_or(usize::MAX))
                             .map_err(|_| CannotAnswer::IntegrityFailure)?;

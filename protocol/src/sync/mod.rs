@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod pull;
 pub mod push;
+mod step;
 mod target;
 
 use crate::id::UnixMs;

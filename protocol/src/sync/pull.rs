@@ -12,92 +12,20 @@ use alloc::vec::Vec;
 
 use super::Now;
 use super::backoff::Backoff;
+pub use super::step::{Effect, Input, Outcome, Start};
 use super::target::{Arrived, Target, Work};
 pub use super::target::{Plan, Source, StagedChunk};
 use crate::grant::Grant;
 use crate::head::{Beat, Head, Reference};
 use crate::id::{DeviceId, FeedId};
 use crate::message::{Failure, Request};
-use crate::sign::Verified;
-use crate::trust::Trust;
+use crate::sign::{Kind, Verified};
+use crate::trust::{Role, Trust};
 use crate::withdrawal::{Withdrawal, WithdrawalAction};
 use crate::{Refusal, limits};
 
 /// Requests under way at once: hides round trips without holding much in memory.
 const REQUESTS_MAX: usize = 8;
-
-/// What happened.
-#[derive(Debug)]
-pub enum Input {
-    /// The wait is over.
-    Wake,
-    /// Somebody asked for a sync: the grant is fetched too.
-    WakeNow,
-    /// The replies to the last requests, in their order.
-    Fetched(Vec<Result<Vec<u8>, Failure>>),
-    /// The last effect (store, confirm, stage) was carried out durably.
-    Stored,
-    /// It could not be stored: the disk, not the content.
-    StoreFailed,
-    /// The plan was applied, or these feeds did not come out as signed.
-    Applied(Result<(), Vec<FeedId>>),
-}
-
-/// What the driver must do next.
-#[derive(Debug)]
-pub enum Effect {
-    /// Send these requests, at once if it can, and bring the replies in order.
-    Fetch(Vec<Request>),
-    /// Store a newer root.
-    StoreRoot(Trust),
-    /// Store a newer grant, asked for at this tick.
-    StoreGrant {
-        /// The grant.
-        grant: Verified<Grant>,
-        /// When it was asked for: its signed time is not older than the answer to that.
-        asked_ms: u64,
-    },
-    /// The head is unchanged: store the beat, so that the copy's age moves.
-    Confirm {
-        /// The beat.
-        beat: Verified<Beat>,
-        /// When it was asked for.
-        asked_ms: u64,
-    },
-    /// Store verified snapshot chunks aside, where no look-up sees them.
-    Stage(Vec<StagedChunk>),
-    /// Build the next generation, compare every state root, and flip all feeds at once.
-    Apply(Box<Plan>),
-    /// A verified withdrawal: lock, answer nothing, keep everything, until the next grant.
-    Suspend {
-        /// The number of the withdrawal.
-        number: u64,
-    },
-    /// A verified withdrawal: destroy every key and write the receipt. Nothing follows.
-    Erase,
-    /// Do nothing until the tick, or until woken.
-    Wait {
-        /// Monotonic milliseconds.
-        until_ms: u64,
-        /// How the attempt ended.
-        outcome: Outcome,
-    },
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The copy equals the newest head.
-    UpToDate,
-    /// No reply.
-    Failed(Failure),
-    /// Something was not accepted.
-    Refused(Refusal),
-    /// The disk would not take it.
-    StoreFailed,
-    /// The grant lacks a key that the newest head needs: the present copy stays until it has come.
-    KeyMissing,
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -125,9 +53,11 @@ pub struct Pull {
     device: DeviceId,
     with_grant: bool,
     withdrawn: u64,
-    beat: Option<Beat>,
+    beat: Option<Verified<Beat>>,
     head: Option<Verified<Head>>,
     damaged: BTreeSet<FeedId>,
+    /// The grant was signed by a key that the root in force does not name: it is no measure for the next one.
+    grant_withdrawn: bool,
     target: Option<Target>,
     phase: Phase,
     backoff: Backoff,
@@ -140,31 +70,12 @@ pub struct Pull {
     asked_ms: u64,
 }
 
-/// What the machine starts from: the stored state of the agent.
-#[derive(Debug)]
-pub struct Start {
-    /// The trusted root.
-    pub trust: Trust,
-    /// The newest grant.
-    pub grant: Verified<Grant>,
-    /// The newest beat accepted.
-    pub beat: Option<Beat>,
-    /// The head that the replica equals.
-    pub head: Option<Verified<Head>>,
-    /// Feeds whose stored cells do not match the head.
-    pub damaged: BTreeSet<FeedId>,
-    /// Whether the carrier has grants: the server does, a bundle does not.
-    pub with_grant: bool,
-    /// The number of the newest withdrawal accepted; zero when there was none.
-    pub withdrawn: u64,
-}
-
 impl Pull {
     /// From the stored state.
     #[must_use]
     pub fn new(start: Start) -> Self {
         let device = start.grant.device;
-        Self {
+        let mut pull = Self {
             trust: start.trust,
             grant: start.grant,
             device,
@@ -173,6 +84,7 @@ impl Pull {
             beat: start.beat,
             head: start.head,
             damaged: start.damaged,
+            grant_withdrawn: false,
             target: None,
             phase: Phase::Idle,
             backoff: Backoff::new(device),
@@ -180,7 +92,18 @@ impl Pull {
             root_steps: 0,
             grant_is_new: false,
             asked_ms: 0,
-        }
+        };
+        pull.let_go();
+        pull
+    }
+
+    /// What a key signed that the root in force does not name is no measure for what comes after it: a thief may have
+    /// signed a time, a register sequence or a number so high that nothing honest would follow.
+    fn let_go(&mut self) {
+        // R187
+        self.beat = self.beat.take().filter(|beat| self.trust.stands(Role::Beat, Kind::Beat, beat));
+        self.head = self.head.take().filter(|head| self.trust.stands(Role::Publisher, Kind::Head, head));
+        self.grant_withdrawn = !self.trust.stands(Role::DeviceAuthority, Kind::Grant, &self.grant);
     }
 
     /// Cells of the target fetched so far, and in all.
@@ -284,7 +207,7 @@ impl Pull {
         let in_root = matches!(phase, Phase::Root(_));
         let result = match phase {
             Phase::Grant if Withdrawal::is_claimed_by(&body) => self.withdrawal_fetched(&body),
-            Phase::Grant => self.grant_fetched(&body),
+            Phase::Grant => self.grant_fetched(&body, now),
             Phase::Beat => self.beat_fetched(&body, now),
             Phase::Root(_) => self.root_fetched(&body),
             Phase::Head(beat) => self.head_fetched(&body, beat, now),
@@ -310,11 +233,13 @@ impl Pull {
         }
     }
 
-    fn grant_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
-        let grant = Grant::verify(body, &self.device, &self.trust, Some(&self.grant))?;
+    fn grant_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
+        let last = Some(&*self.grant).filter(|_| !self.grant_withdrawn);
+        let grant = Grant::verify(body, &self.device, &self.trust, last)?;
         if grant.number <= self.withdrawn {
             return Err(Refusal::Rollback); // R182
         }
+        self.trust.check_role(Role::DeviceAuthority, now.time_ms)?;
         self.phase = Phase::GrantStored(Box::new(grant.clone()));
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }
@@ -346,7 +271,7 @@ impl Pull {
 
     fn beat_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
         self.trust.check_expiry(now.time_ms)?;
-        let beat = Beat::verify(body, &self.grant.scope, &self.trust, self.beat.as_ref(), now.time_ms)?;
+        let beat = Beat::verify(body, &self.grant.scope, &self.trust, self.beat.as_deref(), now.time_ms)?;
         let current = self.head.as_ref().filter(|head| head.scope == beat.scope).map(Verified::hash);
         if current == Some(beat.head) && self.damaged.is_empty() {
             let covered = self.head.as_ref().is_some_and(|head| self.grant.covers(head));
@@ -356,7 +281,7 @@ impl Pull {
             // R34
             self.phase = Phase::Confirming;
             self.target = None;
-            self.beat = Some((*beat).clone());
+            self.beat = Some(beat.clone());
             return Ok(Effect::Confirm { beat, asked_ms: self.asked_ms });
         }
         // Keys of a target may be gone from a newer grant: such a target would be a copy that nobody can read.
@@ -378,6 +303,7 @@ impl Pull {
 
     fn head_fetched(&mut self, body: &[u8], beat: Verified<Beat>, now: Now) -> Result<Effect, Refusal> {
         let head = Head::verify(body, &beat.head, &self.grant.scope, &self.trust)?;
+        self.trust.check_role(Role::Publisher, now.time_ms)?;
         let same_scope = self.head.as_ref().filter(|old| old.scope == head.scope);
         if head.gseq != beat.gseq || same_scope.is_some_and(|old| head.gseq < old.gseq) {
             // R39
@@ -452,6 +378,7 @@ impl Pull {
             Phase::GrantStored(grant) => {
                 // In force only now: no copy must hang on keys that the disk does not hold.
                 self.grant = *grant;
+                self.grant_withdrawn = false;
                 self.grant_is_new = true;
                 self.grant_due_ms = now.tick_ms.saturating_add(u64::from(self.grant.policy.grant_refresh_s) * 1000);
                 // As often as the grant: else a root that only withdraws a key would never be asked for (TUF 5.3.3).
@@ -460,6 +387,7 @@ impl Pull {
             Phase::RootStored(next) => {
                 // In force only now: a root that the disk does not hold must not be what stored objects hang on.
                 self.trust = next; // R28
+                self.let_go();
                 // A pinned target was verified under the old root, perhaps by a key that the new one withdraws.
                 self.target = None;
                 if !self.with_grant {
@@ -489,7 +417,7 @@ impl Pull {
         let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
         match result {
             Ok(()) => {
-                self.beat = Some((*target.beat).clone());
+                self.beat = Some(target.beat);
                 self.head = Some(target.head);
                 self.damaged.clear();
                 self.rest(now)

@@ -82,7 +82,8 @@ impl Push {
                 Err(refusal) => self.fail(Problem::Refused(refusal), now),
             },
             Input::Replied(Ok(body)) => {
-                match self.trust.verify(Role::Receipt, Kind::Receipt, &body, limits::RECEIPT_BYTES_MAX) {
+                let receipt = self.trust.verify(Role::Receipt, Kind::Receipt, &body, limits::RECEIPT_BYTES_MAX);
+                match receipt.and_then(|receipt| self.trust.check_role(Role::Receipt, now.time_ms).map(|()| receipt)) {
                     Ok(receipt) => Effect::Acknowledge(receipt),
                     Err(refusal) => self.fail(Problem::Refused(refusal), now),
                 }

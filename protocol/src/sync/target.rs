@@ -4,7 +4,7 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
-use super::pull::Outcome;
+use super::step::Outcome;
 use crate::cell::Cell;
 use crate::head::{Beat, FeedState, Head};
 use crate::id::{FeedId, FeedSeq};

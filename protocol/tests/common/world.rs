@@ -50,7 +50,7 @@ pub(crate) fn chain() -> ChainId {
 
 /// A root with keys 1, 2, 3 and threshold 2.
 pub(crate) fn root(version: u32) -> Root {
-    let keys = |role, seed| RoleKeys { role, keys: vec![signer(seed).public_key()] };
+    let keys = |role, seed| RoleKeys { role, keys: vec![signer(seed).public_key()], expires_ms: T0 + 365 * DAY_MS };
     Root {
         version,
         deployment: Text::lossy("vectors"),

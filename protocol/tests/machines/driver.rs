@@ -10,11 +10,11 @@ use cpis_protocol::head::{Beat, FeedState, Head};
 use cpis_protocol::id::FeedId;
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::replica;
-use cpis_protocol::sign::Verified;
+use cpis_protocol::sign::{Kind, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Effect, Input, Outcome, Plan, Pull, Source, StagedChunk, Start};
 use cpis_protocol::tree::TreeHasher;
-use cpis_protocol::trust::Trust;
+use cpis_protocol::trust::{Role, Trust};
 
 use crate::common::world::{self, T0};
 use crate::common::{SeedRng, ok};
@@ -141,6 +141,9 @@ impl Device {
                 Effect::StoreRoot(trust) => {
                     assert_eq!(trust.root().version, self.trust.root().version + 1);
                     self.trust = trust;
+                    // R187, as the replica does: a head by a withdrawn key is no copy.
+                    let stands = |head: &Verified<Head>| self.trust.stands(Role::Publisher, Kind::Head, head);
+                    self.head = self.head.take().filter(stands);
                     Input::Stored
                 }
                 Effect::StoreGrant { grant, .. } => {

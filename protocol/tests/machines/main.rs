@@ -6,6 +6,7 @@ mod arbitrary;
 mod common;
 mod driver;
 mod publisher;
+mod roots;
 mod upload;
 
 use common::SeedRng;

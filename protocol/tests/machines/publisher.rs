@@ -9,6 +9,7 @@ use cpis_protocol::digest::{Hash, sha256};
 use cpis_protocol::id::UnixMs;
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sign::{Kind, PublicKey};
+use cpis_protocol::trust::Root;
 
 use crate::common::feed::FeedLog;
 use crate::common::ok;
@@ -23,8 +24,9 @@ pub(crate) struct Publisher {
     pub(crate) current: Vec<u8>,
     pub(crate) beat_key: u8,
     pub(crate) publisher_key: u8,
-    gseq: u64,
-    grant: u64,
+    pub(crate) authority_key: u8,
+    pub(crate) gseq: u64,
+    pub(crate) grant: u64,
 }
 
 impl Publisher {
@@ -37,6 +39,7 @@ impl Publisher {
             current: Vec::new(),
             beat_key: BEAT,
             publisher_key: PUBLISHER,
+            authority_key: AUTHORITY,
             gseq: 0,
             grant: 1,
         };
@@ -58,6 +61,7 @@ impl Publisher {
         let version = self.roots.len() as u32 + 1;
         let mut root = world::root(version);
         root.expires_ms = expires_ms;
+        root.roles.iter_mut().for_each(|role| role.expires_ms = expires_ms);
         root.roles[0].keys = vec![world::signer(publisher).public_key()];
         root.roles[1].keys = vec![world::signer(beat).public_key()];
         self.roots.insert(version, world::signed_root(&root, &[1, 2]));
@@ -65,10 +69,17 @@ impl Publisher {
         self.publish();
     }
 
+    /// A new root as it is given, its other keys in force at once, and the present head signed again.
+    pub(crate) fn install(&mut self, root: &Root, by: &[u8], seeds: [u8; 3]) {
+        self.roots.insert(root.version, world::signed_root(root, by));
+        [self.publisher_key, self.beat_key, self.authority_key] = seeds;
+        self.publish();
+    }
+
     /// A new grant of the same feeds.
     pub(crate) fn grant_bytes(&self) -> Vec<u8> {
         let feeds: Vec<_> = self.feeds.iter().map(|f| (f.place.feed.as_str(), f.place.epoch)).collect();
-        framed(Kind::Grant, &ok(codec::encode(&world::grant(self.grant, &feeds))), &[AUTHORITY])
+        framed(Kind::Grant, &ok(codec::encode(&world::grant(self.grant, &feeds))), &[self.authority_key])
     }
 
     /// The honest answer.

@@ -6,10 +6,12 @@ mod common;
 mod make_audit;
 mod make_cells;
 mod make_enrol;
+mod make_names;
 mod make_trust;
 mod make_withdrawal;
 mod run;
 mod run_more;
+mod run_names;
 mod signed;
 mod text;
 
@@ -36,6 +38,7 @@ fn files() -> Vec<File> {
         make_enrol::reference(),
         make_enrol::record(),
         make_enrol::token(),
+        make_names::names(),
         make_cells::cell(),
         make_cells::snapshot(),
         make_cells::delta(),

@@ -6,7 +6,7 @@ use cpis_protocol::policy::Policy;
 use cpis_protocol::seal::MemoryHard;
 use cpis_protocol::sign::Kind;
 use cpis_protocol::text::Text;
-use cpis_protocol::trust::Root;
+use cpis_protocol::trust::{RoleKeys, Root};
 use cpis_protocol::{codec, digest, id, limits};
 
 use crate::common::feed::FeedLog;
@@ -64,7 +64,7 @@ pub(crate) fn signed() -> File {
 }
 
 pub(crate) fn root() -> File {
-    let mut file = File::new("root", "The trust root, pinned (R20 to R22) and rotated (R23 to R27).");
+    let mut file = File::new("root", "The trust root, pinned (R20 to R22) and rotated (R23 to R27); roles (R29).");
     let root = world::root(1);
     let payload = ok(codec::encode(&root));
     file.case("valid", "keys 1, 2, 3; threshold two; signed by 1 and 2")
@@ -99,11 +99,38 @@ pub(crate) fn root() -> File {
     variant("large-certificate", &large, &[1, 2], malformed, "a certificate over its limit");
     let none = Root { authority_certificates: Vec::new(), ..root.clone() };
     variant("no-certificate", &none, &[1, 2], malformed, "no device authority");
+    let role = |change: &dyn Fn(&mut Vec<RoleKeys>)| {
+        let mut changed = root.clone();
+        change(&mut changed.roles);
+        changed
+    };
+    let twice = role(&|roles| roles.push(roles[1].clone()));
+    variant("role-twice", &twice, &[1, 2], malformed, "the role beat twice");
+    let over = role(&|roles| roles[1].expires_ms = T0);
+    variant("role-born-expired", &over, &[1, 2], malformed, "a role that ends when the root is issued");
+    let crowd = role(&|roles| roles[1].keys = vec![[1; 32]; limits::ROLE_KEYS_MAX + 1]);
+    variant("role-crowded", &crowd, &[1, 2], malformed, "more keys than a role may have");
+    let crowd = Root { audit_recipients: vec![[1; 32]; limits::ROLE_KEYS_MAX + 1], ..root.clone() };
+    variant("recipients-crowded", &crowd, &[1, 2], malformed, "more audit recipients than there may be");
+    let short = role(&|roles| roles[1].expires_ms = T0 + DAY_MS);
+    variant("short-role", &short, &[1, 2], "ok", "the role beat ends after a day");
     let many = Root { authority_certificates: vec![vec![0x30, 0x00]; limits::AUTHORITY_CERTIFICATES_MAX + 1], ..root };
     variant("many-certificates", &many, &[1, 2], malformed, "more authorities than may be met");
     file.moved("expired", "root/valid", "expired", "expiry is not inclusive").with("now", &num(T0 + 365 * DAY_MS));
     file.moved("not-yet-expired", "root/valid", "ok", "one millisecond before")
         .with("now", &num(T0 + 365 * DAY_MS - 1));
+    file.moved("role-expired", "root/short-role", "expired", "the keys of a role end before the root")
+        .with("role", "beat")
+        .with("now", &num(T0 + DAY_MS));
+    file.moved("role-not-yet-expired", "root/short-role", "ok", "one millisecond before")
+        .with("role", "beat")
+        .with("now", &num(T0 + DAY_MS - 1));
+    file.moved("other-role-not-expired", "root/short-role", "ok", "each role for itself")
+        .with("role", "publisher")
+        .with("now", &num(T0 + DAY_MS));
+    file.moved("role-time-unknown", "root/short-role", "ok", "who does not know the time cannot refuse so")
+        .with("role", "beat")
+        .with("now", "-");
     rotation(&mut file);
     file
 }
@@ -194,6 +221,14 @@ pub(crate) fn beat() -> File {
     );
     file.moved("expired", "beat/valid", "expired", "valid_s later").with("now", &num(T0 + 7_200_000));
     file.moved("nearly-expired", "beat/valid", "ok", "a millisecond before").with("now", &num(T0 + 7_199_999));
+    let ahead = Beat { issued_ms: T0 + 365 * DAY_MS, ..world::beat(9, &head_bytes(), T0) };
+    file.replaced("beyond-root", "beat/valid", &sign(&ahead), "expired", "says that it was made at the root's end");
+    let last = Beat { issued_ms: T0 + 365 * DAY_MS - 1, ..ahead };
+    file.replaced("before-root-end", "beat/valid", &sign(&last), "ok", "one millisecond before");
+    file.moved("role-expired", "beat/valid", "expired", "the role beat ends after a day, this beat a day later")
+        .with("trusted", "root/short-role")
+        .with("now", &num(T0 + DAY_MS))
+        .hex(&sign(&Beat { valid_s: 4 * 86_400, ..world::beat(9, &head_bytes(), T0) }));
     file.moved("time-unknown", "beat/valid", "ok", "a device that does not know the time cannot refuse as expired")
         .with("now", "-");
     file

@@ -10,16 +10,16 @@ use cpis_protocol::id::{DeviceId, UnixMs};
 use cpis_protocol::message::{DeviceReply, DeviceReport};
 use cpis_protocol::seal::OpeningKey;
 use cpis_protocol::sign::{self, Kind, PublicKey};
-use cpis_protocol::trust::Trust;
+use cpis_protocol::trust::{Role, Trust};
 use cpis_protocol::withdrawal::Withdrawal;
 use cpis_protocol::{codec, limits, replica};
 
 use crate::common::{array, ok};
-use crate::run_more;
 use crate::text::Library;
+use crate::{run_more, run_names};
 
 /// Every object that a case may name.
-pub(crate) const OBJECTS: [&str; 25] = [
+pub(crate) const OBJECTS: [&str; 27] = [
     "audit-batch",
     "audit-link",
     "beat",
@@ -38,6 +38,8 @@ pub(crate) const OBJECTS: [&str; 25] = [
     "invitation",
     "lookup-token",
     "manifest",
+    "name-asked",
+    "name-filed",
     "receipt",
     "record",
     "reference",
@@ -97,7 +99,7 @@ pub(crate) fn run(library: &Library, name: &str, object: &str, bytes: &[u8]) -> 
     let c = Context { library, name };
     match object {
         "signed" => signed(&c, bytes),
-        "root" => Trust::pin(bytes)?.check_expiry(c.now()),
+        "root" => root(&c, bytes),
         "root-rotation" => rotation(&c, bytes),
         "beat" => beat(&c, bytes),
         "head" => head(&c, bytes),
@@ -113,6 +115,7 @@ pub(crate) fn run(library: &Library, name: &str, object: &str, bytes: &[u8]) -> 
         "lookup-token" => run_more::token(&c, bytes),
         "cell" => run_more::cell(&c, bytes),
         "cells" => run_more::cells(&c, bytes),
+        "name-asked" | "name-filed" => run_names::run(&c, object, bytes),
         "manifest" => run_more::manifest(&c, bytes).map(drop),
         "chunk" => run_more::chunk(&c, bytes),
         "delta" => run_more::delta(&c, bytes),
@@ -133,6 +136,20 @@ fn signed(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+fn root(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
+    let trust = Trust::pin(bytes)?;
+    trust.check_expiry(c.now())?;
+    let role = match c.get("role") {
+        None => return Ok(()),
+        Some("publisher") => Role::Publisher,
+        Some("beat") => Role::Beat,
+        Some("device-authority") => Role::DeviceAuthority,
+        Some("receipt") => Role::Receipt,
+        Some(role) => panic!("{} has an unknown role {role}", c.name),
+    };
+    trust.check_role(role, c.now())
+}
+
 fn rotation(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
     let old = c.trust();
     let next = old.rotate(bytes)?;
@@ -146,7 +163,7 @@ fn beat(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
     let (trust, scope) = (c.trust(), c.text("scope"));
     let last = c.earlier("last").map(|bytes| ok(Beat::verify(&bytes, &scope, &trust, None, None)));
     let result = Beat::verify(bytes, &scope, &trust, last.as_deref(), c.now());
-    run_more::beat_by_pull(bytes, &scope, &trust, last.as_deref(), c.now(), result.as_ref().err().copied());
+    run_more::beat_by_pull(bytes, &scope, &trust, last.as_ref(), c.now(), result.as_ref().err().copied());
     result.map(|beat| assert_eq!(beat.bytes(), bytes))
 }
 

@@ -162,7 +162,7 @@ pub(crate) fn beat_by_pull(
     bytes: &[u8],
     scope: &ScopeId,
     trust: &Trust,
-    last: Option<&Beat>,
+    last: Option<&Verified<Beat>>,
     now: Option<UnixMs>,
     expected: Option<Refusal>,
 ) {

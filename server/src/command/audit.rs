@@ -30,14 +30,14 @@ With --json one event on each line. --show-persons shows who was asked about: th
 
 pub(crate) fn run(context: &Context<'_>, command: &AuditCommand) -> anyhow::Result<ExitCode> {
     let home = context.home()?;
-    let key = home.keys.audit.as_ref();
-    if key.is_none() {
+    let keys = &home.keys.audit;
+    if keys.is_empty() {
         context.out.note("note: the audit recipient key is not here, so events stay sealed");
     }
     match command {
         AuditCommand::List { show_persons } => {
             let mut count = 0u64;
-            audit_report::list(&home.store, key, *show_persons, &mut |event| {
+            audit_report::list(&home.store, keys, *show_persons, &mut |event| {
                 count += 1;
                 if context.out.is_json() {
                     context.out.json_line(&event);
@@ -51,7 +51,7 @@ pub(crate) fn run(context: &Context<'_>, command: &AuditCommand) -> anyhow::Resu
             Ok(ExitCode::SUCCESS)
         }
         AuditCommand::Verify => {
-            let verification = audit_report::verify(&home.store, key)?;
+            let verification = audit_report::verify(&home.store, keys)?;
             context.out.result(&verification, &text(&verification));
             Ok(if verification.intact { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
         }

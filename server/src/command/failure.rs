@@ -1,6 +1,7 @@
 //! Errors in words, with what to do about them and the exit status that scripts go by.
 //! It must not show a value of a person: the errors that it explains hold none.
 
+use cpis_protocol::Refusal;
 use cpis_server::ceremony::CeremonyError;
 use cpis_server::config::ConfigError;
 use cpis_server::home::HomeError;
@@ -80,7 +81,21 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<Hint> {
         Some(CeremonyError::Store(error)) => return Some(store(error)),
         Some(CeremonyError::Key(error)) => return Some(key(error)),
         Some(CeremonyError::Config(_)) => return Some((None, CONFIG)),
-        Some(CeremonyError::Certificate(_) | CeremonyError::Refused(_) | CeremonyError::AnotherDeployment) | None => {}
+        Some(CeremonyError::Refused(Refusal::UnknownKey | Refusal::BelowThreshold)) => {
+            let hint = "more root keys must sign: cpis-server root show FILE says which have; a changed set of root keys \
+                        needs the old threshold and the new one";
+            return Some((Some(hint), FAILED));
+        }
+        Some(CeremonyError::Refused(Refusal::Gap | Refusal::Rollback)) => {
+            return Some((Some("draft it again: it is not the successor of the root in force"), FAILED));
+        }
+        Some(
+            CeremonyError::Certificate(_)
+            | CeremonyError::Refused(_)
+            | CeremonyError::AnotherDeployment
+            | CeremonyError::Publish(_),
+        )
+        | None => {}
     }
     match error.downcast_ref::<PublishError>() {
         Some(PublishError::Store(error)) => return Some(store(error)),
@@ -138,6 +153,12 @@ fn key(error: &KeyError) -> Hint {
         KeyError::Missing(_) | KeyError::Damaged(_) => (Some("restore the key file from a backup"), CONFIG),
         KeyError::Exposed(_) => (None, CONFIG),
         KeyError::NotInRoot(_) => (Some("install a root that names the present keys: cpis-server root draft"), CONFIG),
-        KeyError::WrongPassphrase(_) | KeyError::Derivation | KeyError::Io(..) => (None, FAILED),
+        KeyError::NoNext(_) => (Some("cpis-server key next ROLE makes one"), FAILED),
+        KeyError::NextNotInRoot(_) => (Some("cpis-server root draft, root sign, root install first"), FAILED),
+        KeyError::InUse(..) => (Some("withdraw it first: cpis-server root draft --withdraw ROLE"), FAILED),
+        KeyError::NoSuchKey(..) => (Some("cpis-server key list shows those that are here"), FAILED),
+        KeyError::Certificate(_) | KeyError::WrongPassphrase(_) | KeyError::Derivation | KeyError::Io(..) => {
+            (None, FAILED)
+        }
     }
 }

@@ -86,6 +86,13 @@ pub(crate) fn run(context: &Context<'_>, args: &Init) -> anyhow::Result<()> {
         },
         config: Config { url: args.url.clone(), listen: args.listen, ..Config::default() },
     };
+    if args.passphrase.is_none() && !args.synthetic {
+        return Err(Failure::usage(
+            "--no-passphrase is for deployments of invented people",
+            "leave it out, or add --synthetic; nothing was made",
+        )
+        .into());
+    }
     // Asked for before anything is made: a wrong passphrase file must not leave half a deployment.
     let passphrase = match &args.root_key_dir {
         Some(_) => args.passphrase.new_passphrase()?,
@@ -132,7 +139,7 @@ fn first_root(
         let signer = root_key::open(path, || args.passphrase.known(passphrase))?;
         root = ceremony::endorse(&root, &signer)?;
     }
-    let trust = ceremony::install(home, &root)?;
+    let trust = ceremony::install(home, &root, now)?;
     let expires = iso(trust.root().expires_ms);
     let keys: Vec<String> = made.iter().map(|(_, key)| hex(&key_id(key))).collect();
     let protection = if passphrase.is_some() { "under the passphrase" } else { "WITHOUT a passphrase" };

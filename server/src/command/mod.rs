@@ -9,6 +9,7 @@ pub(crate) mod erasure;
 pub(crate) mod failure;
 pub(crate) mod feed;
 pub(crate) mod init;
+pub(crate) mod key;
 pub(crate) mod practitioner;
 pub(crate) mod price;
 pub(crate) mod register;
@@ -56,6 +57,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Init(args) => init::run(&context, &args),
         Command::Root(command) => root::run(&context, command),
+        Command::Key(command) => key::run(&context, &command),
         Command::Synthesise(args) => register::synthesise(&context, args),
         Command::Ingest(args) => register::ingest(&context, &args),
         Command::Scope(command) => scope::run(&context, command),
@@ -76,10 +78,10 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
 
 /// Looks at the audit that came in since the last time, so that what is reported is of now.
 pub(crate) fn digested(context: &Context<'_>, home: &Home) -> anyhow::Result<()> {
-    if home.keys.audit.is_none() {
+    if home.keys.audit.is_empty() {
         context.out.note("note: the audit recipient key is not here, so what came in since it was is not looked at");
     }
-    digest::run(&home.store, home.keys.audit.as_ref(), &home.config)?;
+    digest::run(&home.store, &home.keys.audit, &home.config)?;
     Ok(())
 }
 

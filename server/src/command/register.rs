@@ -189,6 +189,13 @@ fn report(context: &Context<'_>, applied: &Applied, published: Option<&Published
             published.removes,
             published.heads.len()
         );
+        if published.crowded > 0 {
+            text += &format!(
+                "\nATTENTION: {} names are shared by more people of one birth date than a device shows; those beyond are \
+                 found by NHS number, and the device says that there may be more.",
+                published.crowded
+            );
+        }
     }
     let value = json!({
         "dry_run": published.is_none(), "before": applied.before.map(iso), "records": applied.records,
@@ -196,6 +203,7 @@ fn report(context: &Context<'_>, applied: &Applied, published: Option<&Published
         "left_out": applied.left_out, "authorities": applied.authorities,
         "gseq": published.map_or(applied.gseq, |p| p.gseq),
         "puts": published.map(|p| p.puts), "removes": published.map(|p| p.removes),
+        "crowded": published.map(|p| p.crowded),
         "heads": published.map(|p| p.heads.iter().map(ToString::to_string).collect::<Vec<_>>()),
     });
     context.out.result(&value, &text);

@@ -2,6 +2,7 @@
 //! It must not show anything of a person.
 
 use cpis_server::clock::iso;
+use cpis_server::expiry;
 use cpis_server::home;
 use cpis_server::port::{
     ChainRow, DeviceRow, DeviceState, Evidence as _, Feeds as _, Fleet as _, Inbox as _, Register as _, RegisterCounts,
@@ -48,8 +49,11 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     let locked = held.devices.iter().filter(|device| device.lease_until_ms <= now).count();
     let root =
         trust.as_ref().map(|trust| json!({"version": trust.root().version, "expires": iso(trust.root().expires_ms)}));
+    let ends = trust.as_ref().map(|trust| expiry::ends(trust.root(), now)).unwrap_or_default();
+    let soon = trust.as_ref().map(|trust| expiry::soon(trust.root(), now)).unwrap_or_default();
     let value = json!({
         "deployment": home.deployment, "synthetic": home.synthetic, "url": home.config.url, "root": root,
+        "ends": ends, "ends_soon": soon,
         "gseq": held.last_gseq, "published_gseq": held.published_gseq,
         "authorities": held.counts.authorities, "persons": held.counts.persons, "plans": held.counts.plans,
         "live_cells": held.live, "logged_cells": held.logged, "scopes": held.scopes,
@@ -82,6 +86,10 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
         held.alerts,
         if held.alerts > 0 { ": run alert list" } else { "" },
     );
+    for end in &soon {
+        let when = if end.days < 0 { "ended".into() } else { format!("ends in {} days", end.days) };
+        context.out.note(&format!("WARNING: {} {when} ({}): draft and sign the next root", end.what, end.at));
+    }
     context.out.result(&value, &text);
     Ok(())
 }

@@ -37,6 +37,21 @@ pub enum KeyError {
     /// The trust root names another key for this role.
     #[error("the trust root does not name this server's {0} key")]
     NotInRoot(&'static str),
+    /// There is no next key to go over to.
+    #[error("there is no next {0} key here")]
+    NoNext(&'static str),
+    /// The trust root in force does not name the next key yet.
+    #[error("the trust root in force does not name the next {0} key yet")]
+    NextNotInRoot(&'static str),
+    /// The key is still in use.
+    #[error("the {0} key {1} is still in use: the trust root in force names it, or it is the present one")]
+    InUse(&'static str, String),
+    /// No such key.
+    #[error("there is no {0} key {1} here")]
+    NoSuchKey(&'static str, String),
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Certificate(#[from] crate::certificate::CertificateError),
     /// The file system refuses.
     #[error("{0}: {1}")]
     Io(String, io::Error),
@@ -74,6 +89,19 @@ impl Purpose {
             Self::Receipt => "receipt",
             Self::Audit => "audit-recipient",
             Self::Storage => "storage",
+        }
+    }
+
+    /// The signing role; `None` for what does not sign.
+    #[must_use]
+    pub const fn role(self) -> Option<cpis_protocol::trust::Role> {
+        use cpis_protocol::trust::Role;
+        match self {
+            Self::Publisher => Some(Role::Publisher),
+            Self::Beat => Some(Role::Beat),
+            Self::Authority => Some(Role::DeviceAuthority),
+            Self::Receipt => Some(Role::Receipt),
+            Self::Audit | Self::Storage => None,
         }
     }
 
@@ -174,6 +202,16 @@ pub fn read(path: &Path, purpose: Purpose) -> Result<Zeroizing<[u8; 32]>, KeyErr
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     let [a, b, c, d, ..] = digest::hash("cpis-edge/1/key-file", &[bytes]);
     [a, b, c, d]
+}
+
+/// Overwrites a key file and removes it. Flash and copy-on-write file systems may keep the old blocks.
+///
+/// # Errors
+/// [`KeyError::Io`].
+pub fn destroy(path: &Path) -> Result<(), KeyError> {
+    let mut file = OpenOptions::new().write(true).open(path).map_err(io_error(path))?;
+    file.write_all(&[0; FILE_BYTES]).and_then(|()| file.sync_all()).map_err(io_error(path))?;
+    fs::remove_file(path).map_err(io_error(path))
 }
 
 /// Replaces a file that is not secret, durably: the old or the new content, never a mixture.

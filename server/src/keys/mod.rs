@@ -1,32 +1,44 @@
 //! The online keys of a server: a directory of small files, readable by their owner only.
 //! It must not hold a root key (those are made offline, see [`root_key`]) nor print or log any key.
 
+mod audit;
 pub mod file;
+mod life;
+mod online;
+pub mod passphrase;
 pub mod root_key;
 
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 
 use cpis_protocol::seal::{Key, OpeningKey};
 use cpis_protocol::sign::{PublicKey, Signer};
 use cpis_protocol::trust::{Role, Root};
 
+pub use audit::AuditKeys;
 use file::{KeyError, Purpose};
+pub use life::{KeyRow, Standing};
+pub use online::OnlineSigner;
 
 /// Everything that the running server signs and seals with.
 #[derive(Debug)]
 pub struct ServerKeys {
+    dir: PathBuf,
     /// Signs heads.
-    pub publisher: Signer,
+    pub publisher: OnlineSigner,
     /// Signs beats.
-    pub beat: Signer,
+    pub beat: OnlineSigner,
     /// Signs grants and, as an X.509 authority, certificates.
-    pub authority: Signer,
+    pub authority: OnlineSigner,
     /// Signs audit receipts.
-    pub receipt: Signer,
-    /// Opens audit events; may be taken offline, then events are stored and cannot be shown here.
-    pub audit: Option<OpeningKey>,
+    pub receipt: OnlineSigner,
+    /// Open audit events; may be taken offline, then events are stored and cannot be shown here.
+    pub audit: AuditKeys,
     /// Seals feed keys and look-up tokens in the database.
     pub storage: Key,
+    /// Certificates of each device authority by the one before it, the newest first: what a device that knows only an
+    /// older authority believes this server by.
+    crossed: RwLock<Vec<Vec<u8>>>,
 }
 
 impl ServerKeys {
@@ -43,57 +55,101 @@ impl ServerKeys {
         Self::load(dir)
     }
 
-    /// Reads the set. Only the audit key may be missing.
+    /// Reads the set. Only audit keys, and the next key of any role, may be missing.
     ///
     /// # Errors
     /// [`KeyError`].
     pub fn load(dir: &Path) -> Result<Self, KeyError> {
-        let read = |purpose| file::read(&path(dir, purpose), purpose);
-        let signer = |purpose| -> Result<Signer, KeyError> { Ok(Signer::from_seed(*read(purpose)?)) };
-        let audit = match read(Purpose::Audit) {
-            Ok(seed) => Some(OpeningKey::from_seed(*seed)),
-            Err(KeyError::Missing(_)) => None,
-            Err(error) => return Err(error),
+        let signer = |purpose| -> Result<OnlineSigner, KeyError> {
+            let next = optional(file::read(&next_path(dir, purpose), purpose))?;
+            let present = Signer::from_seed(*file::read(&path(dir, purpose), purpose)?);
+            Ok(OnlineSigner::new(present, next.map(|seed| Signer::from_seed(*seed))))
         };
+        let mut audit = Vec::new();
+        let present = [path(dir, Purpose::Audit), next_path(dir, Purpose::Audit)];
+        for path in present.into_iter().chain(life::before(dir, Purpose::Audit)?) {
+            audit.extend(optional(file::read(&path, Purpose::Audit))?.map(|seed| OpeningKey::from_seed(*seed)));
+        }
         Ok(Self {
+            dir: dir.to_path_buf(),
             publisher: signer(Purpose::Publisher)?,
             beat: signer(Purpose::Beat)?,
             authority: signer(Purpose::Authority)?,
             receipt: signer(Purpose::Receipt)?,
-            audit,
-            storage: Key::from_bytes(*read(Purpose::Storage)?),
+            audit: AuditKeys::new(audit),
+            storage: Key::from_bytes(*file::read(&path(dir, Purpose::Storage), Purpose::Storage)?),
+            crossed: RwLock::new(life::read_crossed(dir)?),
         })
     }
 
-    /// The public key of a role.
+    /// Takes up what another process changed in the directory: next keys, promoted keys, keys taken away.
+    ///
+    /// # Errors
+    /// [`KeyError`]; the keys stay as they were.
+    pub fn reload(&self) -> Result<(), KeyError> {
+        let Self { publisher, beat, authority, receipt, audit, crossed, .. } = Self::load(&self.dir)?;
+        self.publisher.replace(publisher);
+        self.beat.replace(beat);
+        self.authority.replace(authority);
+        self.receipt.replace(receipt);
+        self.audit.replace(audit);
+        *self.crossed.write().unwrap_or_else(PoisonError::into_inner) =
+            crossed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(())
+    }
+
+    /// The key of a signing role.
     #[must_use]
-    pub fn public_key(&self, role: Role) -> PublicKey {
+    pub const fn of(&self, role: Role) -> &OnlineSigner {
         match role {
-            Role::Publisher => self.publisher.public_key(),
-            Role::Beat => self.beat.public_key(),
-            Role::DeviceAuthority => self.authority.public_key(),
-            Role::Receipt => self.receipt.public_key(),
+            Role::Publisher => &self.publisher,
+            Role::Beat => &self.beat,
+            Role::DeviceAuthority => &self.authority,
+            Role::Receipt => &self.receipt,
         }
     }
 
-    /// Checks that a root names these keys: otherwise no device would accept what this server signs.
+    /// The public key with which a role signs now.
+    #[must_use]
+    pub fn public_key(&self, role: Role) -> PublicKey {
+        self.of(role).public_key()
+    }
+
+    /// The certificates of the device authorities by those before them, the newest first.
+    #[must_use]
+    pub fn crossed(&self) -> Vec<Vec<u8>> {
+        self.crossed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Checks that a root names a key of each role that is here, and from now on signs with what it names: otherwise no
+    /// device would accept what this server signs.
     ///
     /// # Errors
     /// [`KeyError::NotInRoot`].
     pub fn check(&self, root: &Root) -> Result<(), KeyError> {
         for (role, name) in ROLES {
-            if !root.keys(role).contains(&self.public_key(role)) {
+            if !self.of(role).follow(root.keys(role)) {
                 return Err(KeyError::NotInRoot(name));
             }
         }
-        let certified = crate::certificate::public_key(root.authority_certificate());
-        if certified != Some(self.authority.public_key()) {
+        let authority = Some(self.authority.public_key());
+        if !root.authority_certificates.iter().any(|der| crate::certificate::public_key(der) == authority) {
             return Err(KeyError::NotInRoot("device authority certificate"));
         }
-        match &self.audit {
-            Some(key) if !root.audit_recipients.contains(&key.sealing_key()) => Err(KeyError::NotInRoot("audit")),
+        let here = self.audit.sealing_keys();
+        match root.audit_recipients.first() {
+            Some(recipient) if !here.is_empty() && !here.contains(recipient) => Err(KeyError::NotInRoot("audit")),
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+/// A file that may be missing.
+fn optional<T>(result: Result<T, KeyError>) -> Result<Option<T>, KeyError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(KeyError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -107,6 +163,10 @@ pub const ROLES: [(Role, &str); 4] = [
 
 fn path(dir: &Path, purpose: Purpose) -> PathBuf {
     dir.join(format!("{}.key", purpose.name()))
+}
+
+fn next_path(dir: &Path, purpose: Purpose) -> PathBuf {
+    dir.join(format!("{}.next.key", purpose.name()))
 }
 
 #[cfg(test)]
@@ -134,6 +194,6 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         ServerKeys::create(other.path()).unwrap();
         std::fs::remove_file(other.path().join("audit-recipient.key")).unwrap();
-        assert!(ServerKeys::load(other.path()).unwrap().audit.is_none());
+        assert!(ServerKeys::load(other.path()).unwrap().audit.is_empty());
     }
 }

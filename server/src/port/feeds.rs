@@ -143,6 +143,30 @@ pub trait Feeds {
     /// [`StoreError`].
     fn delete_placement(&self, person: PersonId, feed: FeedId) -> Result<(), StoreError>;
 
+    /// A person's places among those who share a question in a feed: the keyed hash of the question, and the place.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn seats(&self, person: PersonId, feed: FeedId) -> Result<Vec<(Hash, u32)>, StoreError>;
+
+    /// Gives a person the lowest free place of a question.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn take_seat(&self, person: PersonId, feed: FeedId, question: &Hash) -> Result<u32, StoreError>;
+
+    /// Takes a person's place away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn leave_seat(&self, person: PersonId, feed: FeedId, question: &Hash) -> Result<(), StoreError>;
+
+    /// The first person whose place of a question is `from` or above.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn seated_from(&self, feed: FeedId, question: &Hash, from: u32) -> Result<Option<PersonId>, StoreError>;
+
     /// Appends a cell to a log and marks the live cell with its blind identity, if any, as superseded by it.
     ///
     /// # Errors

@@ -173,30 +173,25 @@ pub trait Register {
     /// [`StoreError`].
     fn settle_outlived(&self, minute: u32) -> Result<(), StoreError>;
 
-    /// A person's sealed look-up token under these parameters.
+    /// A person's sealed look-up tokens under these parameters, by slot.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn token(&self, id: PersonId, parameters: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn tokens(&self, id: PersonId, parameters: &[u8; 32]) -> Result<Vec<Vec<u8>>, StoreError>;
 
-    /// Keeps a sealed look-up token; ones under other parameters are dropped.
+    /// Keeps all sealed look-up tokens of a person, by slot, in place of any before.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn put_token(&self, id: PersonId, parameters: &[u8; 32], sealed: &[u8]) -> Result<(), StoreError>;
+    fn put_tokens(&self, id: PersonId, parameters: &[u8; 32], sealed: &[Vec<u8>]) -> Result<(), StoreError>;
 
-    /// The next `limit` persons above `above` that have no token under these parameters, ascending.
+    /// The next `limit` persons above `above` that have no tokens under these parameters, ascending.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn without_token(
-        &self,
-        parameters: &[u8; 32],
-        above: PersonId,
-        limit: usize,
-    ) -> Result<Vec<(PersonId, NhsNumber, Date)>, StoreError>;
+    fn without_token(&self, parameters: &[u8; 32], above: PersonId, limit: usize) -> Result<Vec<PersonId>, StoreError>;
 
-    /// How many persons have no token under these parameters.
+    /// How many persons have no tokens under these parameters.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use cpis_protocol::digest::Hash;
 use cpis_protocol::head::Beat;
 use cpis_protocol::id::{RegisterSeq, ScopeId, UnixMs};
-use cpis_protocol::sign::Kind;
+use cpis_protocol::sign::{Kind, PublicKey};
 
 use super::{Service, ServiceError, internal};
 use crate::config::Config;
@@ -21,6 +21,7 @@ pub(super) struct Beats(HashMap<ScopeId, Kept>);
 #[derive(Debug)]
 struct Kept {
     head: Hash,
+    key: PublicKey,
     issued_ms: UnixMs,
     bytes: Vec<u8>,
 }
@@ -55,6 +56,8 @@ impl<S: Store> Service<S> {
         let before = beats.0.get(&scope);
         if let Some(kept) = before
             && kept.head == newest.hash
+            // Not by a key that was replaced meanwhile.
+            && kept.key == self.keys.beat.public_key()
             && (0..every_ms).contains(&(now_ms - kept.issued_ms))
         {
             return Ok((kept.bytes.clone(), newest.gseq));
@@ -63,7 +66,10 @@ impl<S: Store> Service<S> {
         let floor_ms = before.map_or(newest.issued_ms, |kept| kept.issued_ms.saturating_add(1).max(newest.issued_ms));
         let issued_ms = now_ms.max(floor_ms);
         let bytes = sign(&self.keys, &self.config, &newest, issued_ms)?;
-        beats.0.insert(scope, Kept { head: newest.hash, issued_ms, bytes: bytes.clone() });
+        beats.0.insert(
+            scope,
+            Kept { head: newest.hash, key: self.keys.beat.public_key(), issued_ms, bytes: bytes.clone() },
+        );
         Ok((bytes, newest.gseq))
     }
 }

@@ -159,6 +159,48 @@ impl Feeds for SqliteTx<'_> {
         Ok(())
     }
 
+    fn seats(&self, person: PersonId, feed: FeedId) -> Result<Vec<(Hash, u32)>, StoreError> {
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT question, seat FROM seat WHERE person = ?1 AND feed = ?2 ORDER BY question")?;
+        let rows = statement.query_map((person, feed.as_str()), |row| <(Vec<u8>, u32)>::try_from(row))?;
+        rows.map(|row| {
+            let (question, seat) = row?;
+            Ok((array(question)?, seat))
+        })
+        .collect()
+    }
+
+    fn take_seat(&self, person: PersonId, feed: FeedId, question: &Hash) -> Result<u32, StoreError> {
+        let mut taken =
+            self.0.prepare_cached("SELECT seat FROM seat WHERE feed = ?1 AND question = ?2 ORDER BY seat")?;
+        let mut free = 0;
+        for seat in taken.query_map((feed.as_str(), question), |row| row.get::<_, u32>(0))? {
+            if seat? > free {
+                break;
+            }
+            free += 1;
+        }
+        let mut insert =
+            self.0.prepare_cached("INSERT INTO seat (feed, question, seat, person) VALUES (?1, ?2, ?3, ?4)")?;
+        insert.execute((feed.as_str(), question, free, person))?;
+        Ok(free)
+    }
+
+    fn leave_seat(&self, person: PersonId, feed: FeedId, question: &Hash) -> Result<(), StoreError> {
+        let mut statement =
+            self.0.prepare_cached("DELETE FROM seat WHERE person = ?1 AND feed = ?2 AND question = ?3")?;
+        statement.execute((person, feed.as_str(), question))?;
+        Ok(())
+    }
+
+    fn seated_from(&self, feed: FeedId, question: &Hash, from: u32) -> Result<Option<PersonId>, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT person FROM seat WHERE feed = ?1 AND question = ?2 AND seat >= ?3 ORDER BY seat LIMIT 1",
+        )?;
+        Ok(statement.query_row((feed.as_str(), question, from), |row| row.get(0)).optional()?)
+    }
+
     fn append(&self, log: CellLog, cell: &Cell) -> Result<(), StoreError> {
         let (feed, epoch, blind) = (log.feed, signed(log.epoch), cell.blind().0);
         let live = cell.kind() == CellKind::Put;

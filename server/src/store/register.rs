@@ -4,7 +4,7 @@
 use cpis_protocol::flag::FlagKind;
 use cpis_protocol::id::{AuthorityCode, RegisterSeq, UnixMs};
 use cpis_protocol::nhs::{Date, NhsNumber};
-use rusqlite::{OptionalExtension as _, Row};
+use rusqlite::OptionalExtension as _;
 
 use super::{SqliteTx, array, name, signed, unsigned};
 use crate::port::{AuthorityEntry, IngestRow, Person, PersonId, PersonPlan, Register, RegisterCounts, StoreError};
@@ -88,6 +88,19 @@ impl Register for SqliteTx<'_> {
     }
 
     fn put_person(&self, person: &Person) -> Result<PersonId, StoreError> {
+        // Tokens of other questions: they would not open, and this way they are made again before the publication.
+        let mut stale = self.0.prepare_cached(
+            "DELETE FROM token WHERE person = (SELECT id FROM person WHERE number = ?1 AND NOT
+             (birth = ?2 AND surname = ?3 AND given = ?4 AND postcode = ?5 AND restricted = ?6))",
+        )?;
+        stale.execute((
+            signed(person.number.as_u64()),
+            person.birth.days(),
+            &person.surname,
+            &person.given,
+            &person.postcode,
+            person.restricted,
+        ))?;
         let mut statement = self.0.prepare_cached(
             "INSERT INTO person (number, birth, surname, given, postcode, restricted) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (number) DO UPDATE SET birth = ?2, surname = ?3, given = ?4, postcode = ?5, restricted = ?6
@@ -169,44 +182,39 @@ impl Register for SqliteTx<'_> {
         Ok(())
     }
 
-    fn token(&self, id: PersonId, parameters: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
-        let mut statement = self.0.prepare_cached("SELECT sealed FROM token WHERE person = ?1 AND parameters = ?2")?;
-        Ok(statement.query_row((id, parameters), |row| row.get(0)).optional()?)
+    fn tokens(&self, id: PersonId, parameters: &[u8; 32]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut statement =
+            self.0.prepare_cached("SELECT sealed FROM token WHERE person = ?1 AND parameters = ?2 ORDER BY slot")?;
+        let rows = statement.query_map((id, parameters), |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    fn put_token(&self, id: PersonId, parameters: &[u8; 32], sealed: &[u8]) -> Result<(), StoreError> {
+    fn put_tokens(&self, id: PersonId, parameters: &[u8; 32], sealed: &[Vec<u8>]) -> Result<(), StoreError> {
+        self.0.prepare_cached("DELETE FROM token WHERE person = ?1")?.execute([id])?;
         // Not for a person who was taken out meanwhile.
         let mut statement = self.0.prepare_cached(
-            "INSERT OR REPLACE INTO token (person, parameters, sealed)
-             SELECT id, ?2, ?3 FROM person WHERE id = ?1",
+            "INSERT INTO token (person, slot, parameters, sealed) SELECT id, ?2, ?3, ?4 FROM person WHERE id = ?1",
         )?;
-        statement.execute((id, parameters, sealed))?;
+        for (slot, sealed) in (0i64..).zip(sealed) {
+            statement.execute((id, slot, parameters, sealed))?;
+        }
         Ok(())
     }
 
-    fn without_token(
-        &self,
-        parameters: &[u8; 32],
-        above: PersonId,
-        limit: usize,
-    ) -> Result<Vec<(PersonId, NhsNumber, Date)>, StoreError> {
+    fn without_token(&self, parameters: &[u8; 32], above: PersonId, limit: usize) -> Result<Vec<PersonId>, StoreError> {
         let mut statement = self.0.prepare_cached(
-            "SELECT id, number, birth FROM person
-             WHERE id > ?2 AND NOT EXISTS (SELECT 1 FROM token WHERE token.person = id AND parameters = ?1)
+            "SELECT id FROM person
+             WHERE id > ?2 AND NOT EXISTS (SELECT 1 FROM token WHERE token.person = id AND slot = 0 AND parameters = ?1)
              ORDER BY id LIMIT ?3",
         )?;
-        let rows = statement
-            .query_map((parameters, above, limit_of(limit)), |row: &Row<'_>| <(i64, i64, u16)>::try_from(row))?;
-        rows.map(|row| {
-            let (id, raw, birth) = row?;
-            Ok((id, number(raw)?, date(birth)?))
-        })
-        .collect()
+        let rows = statement.query_map((parameters, above, limit_of(limit)), |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     fn count_without_token(&self, parameters: &[u8; 32]) -> Result<u64, StoreError> {
         let mut statement = self.0.prepare_cached(
-            "SELECT (SELECT COUNT(*) FROM person) - (SELECT COUNT(*) FROM token WHERE parameters = ?1)",
+            "SELECT (SELECT COUNT(*) FROM person)
+             - (SELECT COUNT(*) FROM token WHERE slot = 0 AND parameters = ?1)",
         )?;
         Ok(unsigned(statement.query_row([parameters], |row| row.get(0))?))
     }

@@ -6,6 +6,30 @@ ALTER TABLE feed ADD COLUMN oldest_key_id INTEGER NOT NULL DEFAULT 1;
 -- Activity code: 1 is B0170, which notifies nobody; 0 is B0107.
 ALTER TABLE practitioner ADD COLUMN silent INTEGER NOT NULL DEFAULT 0;
 
+-- Look-up tokens, one for each question under which a person is filed: slot 0 is by NHS number.
+DROP TABLE token;
+CREATE TABLE token (
+  person INTEGER NOT NULL REFERENCES person (id) ON DELETE CASCADE,
+  slot INTEGER NOT NULL,
+  parameters BLOB NOT NULL,
+  sealed BLOB NOT NULL,
+  PRIMARY KEY (person, slot)
+) WITHOUT ROWID;
+
+-- Who has which place among those who share a question in a feed. The question is a keyed hash. No foreign key to
+-- person, as in placement.
+CREATE TABLE seat (
+  feed TEXT NOT NULL,
+  question BLOB NOT NULL,
+  seat INTEGER NOT NULL,
+  person INTEGER NOT NULL,
+  PRIMARY KEY (feed, question, seat)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX seat_person ON seat (person, feed, question);
+
+-- Whoever is there already is published once more, so that names find them.
+INSERT INTO change (person, at_ms) SELECT id, unixepoch() * 1000 FROM person;
+
 -- When a feed key was made; 0 is not known, which counts as long ago.
 ALTER TABLE feed_key ADD COLUMN made_ms INTEGER NOT NULL DEFAULT 0;
 

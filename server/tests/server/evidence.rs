@@ -9,6 +9,7 @@ use cpis_protocol::text::Text;
 use cpis_server::clock::Clock as _;
 use cpis_server::digest::{self, Digested};
 use cpis_server::erasure_report::{self, DeviceLine, ErasureReport, FeedLine, RemovalLine, Wanted};
+use cpis_server::keys::AuditKeys;
 use cpis_server::port::{
     AlertKind, AlertRow, DeviceRow, DeviceState, Evidence as _, Fleet as _, Store as _, StoreError,
 };
@@ -88,11 +89,11 @@ fn apart(n: u64) -> NhsNumber {
 }
 
 fn digest(rig: &Rig) -> Digested {
-    digest_with(rig, rig.service.keys().audit.as_ref())
+    digest_with(rig, &rig.service.keys().audit)
 }
 
-fn digest_with(rig: &Rig, key: Option<&OpeningKey>) -> Digested {
-    digest::run(rig.store(), key, rig.service.config()).unwrap()
+fn digest_with(rig: &Rig, keys: &AuditKeys) -> Digested {
+    digest::run(rig.store(), keys, rig.service.config()).unwrap()
 }
 
 fn alerts(rig: &Rig) -> Vec<AlertRow> {
@@ -240,13 +241,13 @@ fn without_the_key_everything_waits_and_is_caught_up_with() {
     let rig = Rig::new();
     let mut crew = Crew::new(&rig, 1, "all");
     crew.send(&rig, incidents());
-    assert_eq!(digest_with(&rig, None), Digested::default());
+    assert_eq!(digest_with(&rig, &AuditKeys::default()), Digested::default());
     assert!(kinds(&rig).is_empty());
     assert_eq!(digest(&rig), Digested { links: 8, proofs: 1, alerts: 4 });
     // With the key of another recipient the links are passed over, and found again when theirs is here.
     crew.send(&rig, incidents());
-    let other = OpeningKey::from_seed([77; 32]);
-    assert_eq!(digest_with(&rig, Some(&other)), Digested::default());
+    let other = AuditKeys::new(vec![OpeningKey::from_seed([77; 32])]);
+    assert_eq!(digest_with(&rig, &other), Digested::default());
     assert_eq!(kinds(&rig), INCIDENTS);
     assert_eq!(digest(&rig), Digested { links: 8, proofs: 1, alerts: 3 }, "the refusals are in the same hour");
     assert_eq!(digest(&rig), Digested::default());
@@ -266,12 +267,12 @@ fn what_the_inbox_set_aside_raises_an_alert_without_any_key() {
     device.ask(&rig, Request::Audit(vec![1, 2, 3])).unwrap_err();
     let (stranger, _) = Device { signer: Device::new(9).signer, ..Device::new(1) }.links(&rig, next, 1);
     device.send(&rig, next, stranger).unwrap();
-    digest_with(&rig, None);
+    digest_with(&rig, &AuditKeys::default());
     let mut found: Vec<_> = kinds(&rig);
     found.sort_unstable();
     let expected = [AlertKind::Fork, AlertKind::BadSignature, AlertKind::Unreadable, AlertKind::SecondChain];
     assert_eq!(found, expected.map(|kind| (kind, 1)));
-    digest_with(&rig, None);
+    digest_with(&rig, &AuditKeys::default());
     assert_eq!(alerts(&rig).len(), 4);
 }
 

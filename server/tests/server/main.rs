@@ -10,4 +10,5 @@ mod publishing;
 mod rekeying;
 mod restart;
 mod rig;
+mod roots;
 mod transport;

@@ -40,10 +40,10 @@ fn a_new_root_is_taken_up_and_an_old_invitation_still_works() {
     let home = Home::open(&rig.dir.path().join("server")).unwrap();
     let signer = root_key::open(&rig.dir.path().join("root/root-1.rootkey"), || unreachable!()).unwrap();
     let draft = ceremony::draft(&home, None, 400, NOW + 1).unwrap();
-    assert!(ceremony::install(&home, &draft).is_err(), "not signed");
+    assert!(ceremony::install(&home, &draft, NOW).is_err(), "not signed");
     let signed = ceremony::endorse(&draft, &signer).unwrap();
-    assert_eq!(ceremony::install(&home, &signed).unwrap().root().version, 2);
-    assert!(ceremony::install(&home, &signed).is_err(), "not the successor any more");
+    assert_eq!(ceremony::install(&home, &signed, NOW).unwrap().root().version, 2);
+    assert!(ceremony::install(&home, &signed, NOW).is_err(), "not the successor any more");
     assert_eq!(rig.service.trust().root().version, 1);
     rig.service.refresh_trust().unwrap();
     assert_eq!(rig.service.trust().root().version, 2);

@@ -96,7 +96,7 @@ impl Rig {
         let made = ceremony::make_root_keys(&dir.path().join("root"), 1, None).unwrap();
         let draft = ceremony::draft(&home, Some((vec![made[0].1], 1)), 400, NOW).unwrap();
         let signer = root_key::open(&made[0].0, || unreachable!()).unwrap();
-        ceremony::install(&home, &ceremony::endorse(&draft, &signer).unwrap()).unwrap();
+        ceremony::install(&home, &ceremony::endorse(&draft, &signer).unwrap(), NOW).unwrap();
         drop(home);
         let clock = Arc::new(ManualClock::at(NOW));
         let rig = Self { service: open(&path, Arc::clone(&clock)), dir, clock };

@@ -8,6 +8,8 @@ use cpis_protocol::enrol::EnrolReply;
 use cpis_protocol::message::{REASON_HEADER, Request};
 use cpis_protocol::sign::Signer;
 use cpis_protocol::{codec, limits};
+use cpis_server::ceremony::Plan;
+use cpis_server::keys::file::Purpose;
 use cpis_server::port::{DeviceRow, DeviceState, Fleet as _, Store as _, StoreError};
 use cpis_server::{certificate, serve};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -18,7 +20,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::rig::{Device, NOW, Rig, text};
+use crate::rig::{DAY, Device, NOW, Rig, text};
+use crate::roots;
 
 struct Running {
     rig: Rig,
@@ -159,7 +162,7 @@ fn certificates_of_others_and_older_tls_are_refused() {
         let running = start(Rig::new()).await;
         let device = Device::new(1);
         running.enrol(&device).await;
-        let other_authority = Signer::from_seed([77; 32]);
+        let other_authority = Arc::new(Signer::from_seed([77; 32]));
         let forged = certificate::device(&other_authority, "test", &device.signer.public_key(), NOW, 90).unwrap();
         let forged = running.get(Some((&forged.der, &device.signer)), "/v1/grant").await;
         assert!(forged.is_err(), "a certificate by another authority");
@@ -212,5 +215,72 @@ fn stops_in_time_with_a_connection_open_and_a_handshake_hanging() {
         assert!(begun.elapsed() < Duration::from_secs(2));
         assert!(TcpStream::connect(running.address).await.is_err());
         assert_eq!(text::<4>("done").as_str(), "done");
+    });
+}
+
+fn replace_authority(rig: &Rig) {
+    roots::home(rig).keys.make_next(Purpose::Authority, "test", NOW).unwrap();
+    roots::install(rig, Plan { withdraw: vec![Purpose::Authority], ..Plan::default() }).unwrap();
+}
+
+impl Running {
+    fn client_of(&self, authorities: &[Vec<u8>], identity: (&[u8], &Signer)) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        for authority in authorities {
+            roots.add(CertificateDer::from(authority.clone())).unwrap();
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.1.pkcs8().to_vec()));
+        ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![CertificateDer::from(identity.0.to_vec())], key)
+            .unwrap()
+    }
+}
+
+/// The authority replaced three times while the device was away: it knows the first, and comes in; so does one that
+/// knows only the last. An authority that never was stays outside.
+#[test]
+fn a_device_that_knows_only_an_older_authority_comes_in() {
+    rt().block_on(async {
+        let rig = Rig::new();
+        let device = Device::new(1);
+        let certificate = device.enrol(&rig, rig.invite(1).code).unwrap().certificate;
+        let first = rig.service.trust().root().authority_certificates.clone();
+        for _ in 0..3 {
+            replace_authority(&rig);
+            rig.service.refresh_trust().unwrap();
+        }
+        let last = rig.service.trust().root().authority_certificates.clone();
+        assert!(last.len() == 1 && last != first);
+        let running = start(rig).await;
+        for known in [&first, &last] {
+            let config = running.client_of(known, (&certificate, &device.signer));
+            assert_eq!(running.ask(config, "GET", "/v1/grant", b"").await.unwrap().status, 200);
+        }
+        let stranger = certificate::authority(&Signer::from_seed([77; 32]), "test", NOW).unwrap();
+        let config = running.client_of(&[stranger], (&certificate, &device.signer));
+        assert!(running.ask(config, "GET", "/v1/grant", b"").await.is_err());
+    });
+}
+
+/// A certificate past its end leads to a grant and to roots and takes audit, and to nothing else; forged it leads nowhere.
+#[test]
+fn a_certificate_past_its_end_is_marked() {
+    rt().block_on(async {
+        let running = start(Rig::new()).await;
+        let device = Device::new(1);
+        running.enrol(&device).await;
+        let key = device.signer.public_key();
+        let by = |issuer: &Arc<Signer>| certificate::device(issuer, "test", &key, NOW - 200 * DAY, 90).unwrap().der;
+        let over = by(&running.rig.service.keys().authority.signer());
+        let identity = Some((over.as_slice(), &device.signer));
+        assert_eq!(running.get(identity, "/v1/grant").await.unwrap().status, 200);
+        assert_eq!(running.get(identity, "/v1/root/1").await.unwrap().status, 200);
+        assert_eq!(running.get(identity, "/v1/scope/all/beat").await.unwrap().status, 403);
+        let forged = by(&Arc::new(Signer::from_seed([77; 32])));
+        assert!(running.get(Some((&forged, &device.signer)), "/v1/grant").await.is_err());
     });
 }

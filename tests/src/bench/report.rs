@@ -35,6 +35,11 @@ impl Report {
         println!("\n{text}");
     }
 
+    /// Rows of a table whose head was the remark before.
+    pub fn remark_joined(&self, rows: &str) {
+        println!("{}", rows.trim_end());
+    }
+
     /// What was missed.
     #[must_use]
     pub fn missed(&self) -> &[String] {

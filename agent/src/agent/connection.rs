@@ -1,0 +1,91 @@
+//! The way to the server as root and certificate change: which authorities are believed, who the device is.
+//! It must not need a restart, nor leave a device that no stored root can speak for.
+
+use std::sync::{Arc, PoisonError};
+
+use cpis_protocol::Refusal;
+use cpis_protocol::grant::Grant;
+use cpis_protocol::id::DeviceId;
+use cpis_protocol::sign::{Kind, Verified};
+use cpis_protocol::trust::{Role, Trust};
+
+use super::Agent;
+use crate::keyslot::{Contents, KeyslotError};
+use crate::transport::{HttpTransport, Identity, TransportError};
+
+impl Agent {
+    /// A transport to the server. It is kept up to date: see [`Self::renew_transports`].
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn transport(&self) -> Result<Arc<HttpTransport>, TransportError> {
+        let trust = self.trust();
+        let floor_ms = self.grant().issued_ms;
+        let transport = {
+            let keyslot = self.keys.keyslot();
+            let contents = keyslot.contents();
+            let identity = Identity { signer: &self.signer, certificate: &contents.certificate };
+            let authorities = &trust.root().authority_certificates;
+            HttpTransport::new(&contents.url, authorities, Some(&identity), Arc::clone(&self.clock), floor_ms)?
+        };
+        let transport = Arc::new(transport);
+        let mut transports = self.transports.lock().unwrap_or_else(PoisonError::into_inner);
+        transports.retain(|known| known.strong_count() > 0);
+        transports.push(Arc::downgrade(&transport));
+        Ok(transport)
+    }
+
+    /// Lets every transport in use take up the present root and certificate. To be called after either was stored.
+    pub fn renew_transports(&self) {
+        let trust = self.trust();
+        let floor_ms = self.grant().issued_ms.max(trust.root().issued_ms);
+        let transports = self.transports.lock().unwrap_or_else(PoisonError::into_inner);
+        let keyslot = self.keys.keyslot();
+        let contents = keyslot.contents();
+        let identity = Identity { signer: &self.signer, certificate: &contents.certificate };
+        for transport in transports.iter().filter_map(std::sync::Weak::upgrade) {
+            if let Err(error) = transport.renew(&trust.root().authority_certificates, Some(&identity), floor_ms) {
+                tracing::error!(%error, "the connection keeps its old root and certificate");
+            }
+        }
+    }
+
+    /// Stores a newer root. What a key signed that it does not name is let go of (R187), and the connection follows.
+    ///
+    /// # Errors
+    /// [`KeyslotError`]; the old root stays in force.
+    pub fn store_root(&self, trust: Trust) -> Result<(), KeyslotError> {
+        let grant = self.signed_grant();
+        let before = self.trust();
+        // An erased device has none that could speak for anything.
+        let grant_stands = grant.as_ref().is_none_or(|grant| trust.stands(Role::DeviceAuthority, Kind::Grant, grant));
+        self.keys.keyslot().update(|contents| {
+            contents.root = trust.root().bytes().to_vec();
+            // The grant was accepted under the root before and stands until its lease ends or the next one comes; a
+            // device that stops in between must be able to start again.
+            if !grant_stands && contents.grant_root.is_empty() {
+                contents.grant_root = before.root().bytes().to_vec();
+            }
+            Ok(())
+        })?;
+        let issued_ms = grant.filter(|_| grant_stands).map_or(0, |grant| grant.issued_ms);
+        self.replica.follow(&trust, issued_ms, grant_stands);
+        *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
+        self.renew_transports();
+        Ok(())
+    }
+
+    /// The stored grant, under the root in force or the one under which it was accepted.
+    pub(super) fn open_grant(
+        contents: &Contents,
+        device: &DeviceId,
+        trust: &Trust,
+    ) -> Result<Verified<Grant>, Refusal> {
+        match Grant::verify(&contents.grant, device, trust, None) {
+            Err(Refusal::UnknownKey) if !contents.grant_root.is_empty() => {
+                Grant::verify(&contents.grant, device, &Trust::pin(&contents.grant_root)?, None)
+            }
+            result => result,
+        }
+    }
+}

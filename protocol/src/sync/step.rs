@@ -1,0 +1,107 @@
+//! What goes into the pull machine and what comes out of it.
+//! It must not hold state: that is the machine's.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+use super::target::{Plan, StagedChunk};
+use crate::Refusal;
+use crate::grant::Grant;
+use crate::head::{Beat, Head};
+use crate::id::FeedId;
+use crate::message::{Failure, Request};
+use crate::sign::Verified;
+use crate::trust::Trust;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The wait is over.
+    Wake,
+    /// Somebody asked for a sync: the grant is fetched too.
+    WakeNow,
+    /// The replies to the last requests, in their order.
+    Fetched(Vec<Result<Vec<u8>, Failure>>),
+    /// The last effect (store, confirm, stage) was carried out durably.
+    Stored,
+    /// It could not be stored: the disk, not the content.
+    StoreFailed,
+    /// The plan was applied, or these feeds did not come out as signed.
+    Applied(Result<(), Vec<FeedId>>),
+}
+
+/// What the driver must do next.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send these requests, at once if it can, and bring the replies in order.
+    Fetch(Vec<Request>),
+    /// Store a newer root.
+    StoreRoot(Trust),
+    /// Store a newer grant, asked for at this tick.
+    StoreGrant {
+        /// The grant.
+        grant: Verified<Grant>,
+        /// When it was asked for: its signed time is not older than the answer to that.
+        asked_ms: u64,
+    },
+    /// The head is unchanged: store the beat, so that the copy's age moves.
+    Confirm {
+        /// The beat.
+        beat: Verified<Beat>,
+        /// When it was asked for.
+        asked_ms: u64,
+    },
+    /// Store verified snapshot chunks aside, where no look-up sees them.
+    Stage(Vec<StagedChunk>),
+    /// Build the next generation, compare every state root, and flip all feeds at once.
+    Apply(Box<Plan>),
+    /// A verified withdrawal: lock, answer nothing, keep everything, until the next grant.
+    Suspend {
+        /// The number of the withdrawal.
+        number: u64,
+    },
+    /// A verified withdrawal: destroy every key and write the receipt. Nothing follows.
+    Erase,
+    /// Do nothing until the tick, or until woken.
+    Wait {
+        /// Monotonic milliseconds.
+        until_ms: u64,
+        /// How the attempt ended.
+        outcome: Outcome,
+    },
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The copy equals the newest head.
+    UpToDate,
+    /// No reply.
+    Failed(Failure),
+    /// Something was not accepted.
+    Refused(Refusal),
+    /// The disk would not take it.
+    StoreFailed,
+    /// The grant lacks a key that the newest head needs: the present copy stays until it has come.
+    KeyMissing,
+}
+
+/// What the machine starts from: the stored state of the agent.
+#[derive(Debug)]
+pub struct Start {
+    /// The trusted root.
+    pub trust: Trust,
+    /// The newest grant.
+    pub grant: Verified<Grant>,
+    /// The newest beat accepted.
+    pub beat: Option<Verified<Beat>>,
+    /// The head that the replica equals.
+    pub head: Option<Verified<Head>>,
+    /// Feeds whose stored cells do not match the head.
+    pub damaged: BTreeSet<FeedId>,
+    /// Whether the carrier has grants: the server does, a bundle does not.
+    pub with_grant: bool,
+    /// The number of the newest withdrawal accepted; zero when there was none.
+    pub withdrawn: u64,
+}

@@ -1,0 +1,75 @@
+//! Under which questions a person is filed in a feed, and at which place among those who share one.
+//! It must not lose anybody silently: who finds no place is counted and told, and gets the next one that falls free.
+
+use std::collections::BTreeSet;
+
+use cpis_protocol::cell::SHARED_TOKEN_MAX;
+use cpis_protocol::digest::{self, Hash};
+use cpis_protocol::id::FeedId;
+use cpis_protocol::query::{Path, Query};
+use cpis_protocol::question;
+use cpis_protocol::seal::Key;
+
+use crate::port::{Person, PersonId, StoreError, Tx};
+
+/// The questions under which a person is filed; the first is by NHS number.
+#[must_use]
+pub fn questions(person: &Person) -> Vec<Query> {
+    question::slots(&question::Person {
+        number: person.number,
+        birth: person.birth,
+        surname: &person.surname,
+        given: &person.given,
+        postcode: &person.postcode,
+        restricted: person.restricted,
+    })
+}
+
+/// A question in the database: a keyed hash, so that the file alone answers no guess.
+fn keyed(storage: &Key, query: &Query) -> Hash {
+    digest::prf(storage.expose(), &[b"cpis-edge/1/seat\0", query.expose()].concat())
+}
+
+/// Gives a person a place for each question, keeps the places that they have, and leaves those of questions that are
+/// theirs no more. The place by NHS number is always the first: the register has each number once. A place of
+/// [`SHARED_TOKEN_MAX`] or above is a wait: no slot of a cell has it. Whoever may move up goes into `moved`.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn seats<T: Tx>(
+    tx: &T,
+    storage: &Key,
+    id: PersonId,
+    feed: FeedId,
+    queries: &[Query],
+    moved: &mut BTreeSet<PersonId>,
+) -> Result<Vec<u32>, StoreError> {
+    let names = |query: &Query| (query.path() != Path::NhsNumber).then(|| keyed(storage, query));
+    let wanted: Vec<Option<Hash>> = queries.iter().map(names).collect();
+    let had = tx.seats(id, feed)?;
+    let full = u32::from(SHARED_TOKEN_MAX);
+    for (question, seat) in &had {
+        if !wanted.contains(&Some(*question)) {
+            tx.leave_seat(id, feed, question)?;
+            if *seat < full {
+                moved.extend(tx.seated_from(feed, question, full)?);
+            }
+        }
+    }
+    let place = |question: &Option<Hash>| {
+        let Some(question) = question else { return Ok(0) };
+        match had.iter().find(|(other, _)| other == question) {
+            Some((_, seat)) if *seat < full => Ok(*seat),
+            // Waits: perhaps one has fallen free.
+            Some(_) => {
+                tx.leave_seat(id, feed, question)?;
+                tx.take_seat(id, feed, question)
+            }
+            None => tx.take_seat(id, feed, question),
+        }
+    };
+    wanted.iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ pub mod publish;
 pub mod record;
 pub mod register;
 pub mod rekey;
+pub mod removal;
 pub mod resign;
 pub mod review;
 pub mod serve;

@@ -10,7 +10,6 @@ use cpis_protocol::digest::{self, Hash};
 use cpis_protocol::flag::Record;
 use cpis_protocol::head::{Authority, Head, Reference};
 use cpis_protocol::id::{BlindId, FeedId, RegisterSeq, ScopeId, UnixMs};
-use cpis_protocol::nhs::NhsNumber;
 use cpis_protocol::query::{LookupParameters, Query};
 use cpis_protocol::seal::Key;
 use cpis_protocol::sign::{self, Kind};
@@ -19,11 +18,11 @@ use cpis_protocol::{Refusal, codec, limits};
 
 use crate::keys::ServerKeys;
 use crate::port::{
-    AuthorityEntry, CellLog, FeedRow, Feeds as _, HeadRow, Mark, Meta, Person, PersonId, Placement, Register as _,
-    Store, StoreError, Tx,
+    AuthorityEntry, CellLog, FeedRow, Feeds as _, HeadRow, Meta, Person, PersonId, Placement, Register as _, Store,
+    StoreError, Tx,
 };
 use crate::token::{self, TokenError};
-use crate::{entropy, record, slots};
+use crate::{entropy, record, removal, slots};
 
 /// Persons read at once.
 pub(crate) const PAGE: usize = 1024;
@@ -171,14 +170,6 @@ pub fn feed_key_aad(log: CellLog, key_id: u32) -> Vec<u8> {
     aad
 }
 
-/// What names a person among removed records: nobody without the storage key can compute or confirm it.
-#[must_use]
-pub fn removal_mark(storage: &Key, number: NhsNumber) -> Mark {
-    let mut input = b"cpis-edge/1/removal-mark\0".to_vec();
-    input.extend_from_slice(&number.as_u64().to_be_bytes());
-    digest::prf(storage.expose(), &input)
-}
-
 /// Opens a stored feed key.
 ///
 /// # Errors
@@ -218,7 +209,7 @@ pub(crate) struct Run<'a, T: Tx> {
     pub(crate) authorities: BTreeMap<u16, AuthorityEntry>,
     pub(crate) feeds: BTreeMap<FeedId, OpenFeed>,
     from: RegisterSeq,
-    published: Published,
+    pub(crate) published: Published,
     /// Who waits for a place that has fallen free.
     moved: BTreeSet<PersonId>,
 }
@@ -319,11 +310,7 @@ impl<'a, T: Tx> Run<'a, T> {
         if before.is_some_and(|before| before.fingerprint == fingerprint) {
             return Ok(());
         }
-        let mark = removal_mark(&self.keys.storage, person.number);
-        self.tx.put_mark(id, &mark)?;
-        if before.is_none() {
-            self.tx.returned(&mark, feed)?;
-        }
+        removal::placed(self.tx, &self.keys.storage, id, person.number, before.is_none().then_some(feed))?;
         let tokens = token::of_person(self.tx, id, &queries, &self.lookup, &self.keys.storage)?;
         let blind = before.map_or_else(|| BlindId(entropy::bytes()), |before| before.blind);
         let open = self.feeds.get_mut(&feed).ok_or(StoreError::Corrupt("feed"))?;
@@ -350,16 +337,9 @@ impl<'a, T: Tx> Run<'a, T> {
         self.tx.append(log, &cell)?;
         slots::seats(self.tx, &self.keys.storage, id, placement.feed, &[], &mut self.moved)?;
         self.tx.delete_placement(id, placement.feed)?;
-        self.note_removal(id, placement.feed)?;
+        removal::removed(self.tx, id, placement.feed, self.now_ms, self.published.gseq)?;
         self.published.removes += 1;
         Ok(())
-    }
-
-    /// No head that is made from here on holds this record.
-    pub(crate) fn note_removal(&self, id: PersonId, feed: FeedId) -> Result<(), PublishError> {
-        // A record that an earlier release published has no mark: it is counted, and not found by its number.
-        let mark = self.tx.mark(id)?.unwrap_or_else(entropy::bytes);
-        Ok(self.tx.add_removal(&mark, feed, self.now_ms, self.published.gseq)?)
     }
 
     /// Changes whenever the cell would have to be sealed anew: other content, other question, other key.

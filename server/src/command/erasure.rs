@@ -6,7 +6,7 @@ use cpis_protocol::id::{DeviceId, FeedId};
 use cpis_protocol::nhs::NhsNumber;
 use cpis_server::erasure_report::{self, DeviceLine, ErasureReport, RemovalLine, Wanted};
 use cpis_server::port::{Feeds as _, Fleet as _, Register as _, Store as _, StoreError};
-use cpis_server::publish::removal_mark;
+use cpis_server::removal;
 use serde_json::json;
 
 use super::{Context, digested, now_ms, unknown};
@@ -51,7 +51,7 @@ pub(crate) fn run(context: &Context<'_>, args: &Erasure) -> anyhow::Result<()> {
         return Err(unknown("device", &device.to_string(), "device list"));
     }
     digested(context, &home)?;
-    let mark = args.person.map(|number| removal_mark(&home.keys.storage, number));
+    let mark = args.person.map(|number| removal::mark(&home.keys.storage, number));
     let wanted = Wanted { feed: args.feed, device: args.device, mark, settled: args.all };
     let report = erasure_report::report(&home.store, &wanted, now_ms())?;
     let Some(number) = args.person else {

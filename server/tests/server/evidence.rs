@@ -13,9 +13,9 @@ use cpis_server::keys::AuditKeys;
 use cpis_server::port::{
     AlertKind, AlertRow, DeviceRow, DeviceState, Evidence as _, Fleet as _, Store as _, StoreError,
 };
-use cpis_server::publish::removal_mark;
 use cpis_server::register::Change;
 use cpis_server::rekey::{self, Rekey};
+use cpis_server::removal;
 use cpis_server::store::SqliteStore;
 
 use crate::rig::{DAY, Device, NOW, Rig, authority, birth, number, person, plan, text};
@@ -304,7 +304,7 @@ fn report(rig: &Rig, wanted: &Wanted) -> ErasureReport {
 }
 
 fn removal(rig: &Rig, n: u64) -> RemovalLine {
-    let mark = Some(removal_mark(&rig.service.keys().storage, number(n)));
+    let mark = Some(removal::mark(&rig.service.keys().storage, number(n)));
     let mut lines = report(rig, &Wanted { mark, ..Wanted::default() }).removals;
     assert_eq!(lines.len(), 1);
     lines.remove(0)

@@ -66,6 +66,11 @@ pub(crate) enum Command {
     /// Show and verify the audit that devices sent
     #[command(subcommand)]
     Audit(command::audit::AuditCommand),
+    /// What in the audit gives reason to look: forks, break-glass, patterns of enumeration
+    #[command(subcommand)]
+    Alert(command::alert::AlertCommand),
+    /// Which devices have proved that removed records are gone, and when the rest lock anyway
+    Erasure(command::erasure::Erasure),
     /// Write everything that a scope's devices need into one file, for a USB stick or a mirror
     Bundle(command::bundle::BundleArgs),
     /// Serve devices until told to stop

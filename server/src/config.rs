@@ -47,6 +47,20 @@ pub struct Config {
     pub feed_key_days: u16,
     /// Hours after such a rotation until the whole feed is sealed anew; 0: at once.
     pub reseal_hours: u16,
+    /// Seconds between two looks at the audit that came in, for alerts and erasure receipts.
+    pub digest_s: u16,
+    /// Seconds over which look-ups are counted for the alerts below.
+    pub alert_window_s: u32,
+    /// Look-ups of one practitioner on one device within the window that raise an alert.
+    pub alert_look_ups: u32,
+    /// The fewest look-ups within the window of which the share that found nobody is judged.
+    pub alert_misses_of: u32,
+    /// The share of them, in percent, that raises an alert.
+    pub alert_misses_percent: u8,
+    /// Different dates of birth with one NHS number or one name, within a day, that raise an alert.
+    pub alert_births: u32,
+    /// Consecutive NHS numbers within the window that raise an alert.
+    pub alert_sequence: u32,
     /// Connections at once; further ones wait.
     pub connections_max: u32,
 }
@@ -64,6 +78,13 @@ impl Default for Config {
             certificate_days: 90,
             feed_key_days: 30,
             reseal_hours: 24,
+            digest_s: 5,
+            alert_window_s: 3600,
+            alert_look_ups: 40,
+            alert_misses_of: 30,
+            alert_misses_percent: 98,
+            alert_births: 5,
+            alert_sequence: 5,
             connections_max: 4096,
         }
     }
@@ -98,6 +119,12 @@ impl Config {
             return Err(
                 "poll_s, beat_valid_hours, beat_every_s, tick_s, certificate_days, connections_max: at least 1",
             );
+        }
+        if self.digest_s == 0 || self.alert_window_s == 0 || self.alert_look_ups == 0 || self.alert_misses_of == 0 {
+            return Err("digest_s, alert_window_s, alert_look_ups, alert_misses_of: at least 1");
+        }
+        if self.alert_misses_percent > 100 || self.alert_births < 2 || self.alert_sequence < 2 {
+            return Err("alert_misses_percent: at most 100; alert_births, alert_sequence: at least 2");
         }
         Ok(())
     }
@@ -162,6 +189,9 @@ mod tests {
             ("poll_s = 0", "at least 1"),
             ("url = \"http://x\"", "https"),
             ("listen = 3", "listen"),
+            ("digest_s = 0", "digest_s"),
+            ("alert_misses_percent = 101", "at most 100"),
+            ("alert_births = 1", "alert_births"),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = Config::read(&path).unwrap_err().to_string();

@@ -22,7 +22,7 @@ use crate::port::{
     StoreError, Tx,
 };
 use crate::token::{self, TokenError};
-use crate::{entropy, record, slots};
+use crate::{entropy, record, removal, slots};
 
 /// Persons read at once.
 pub(crate) const PAGE: usize = 1024;
@@ -209,7 +209,7 @@ pub(crate) struct Run<'a, T: Tx> {
     pub(crate) authorities: BTreeMap<u16, AuthorityEntry>,
     pub(crate) feeds: BTreeMap<FeedId, OpenFeed>,
     from: RegisterSeq,
-    published: Published,
+    pub(crate) published: Published,
     /// Who waits for a place that has fallen free.
     moved: BTreeSet<PersonId>,
 }
@@ -310,6 +310,7 @@ impl<'a, T: Tx> Run<'a, T> {
         if before.is_some_and(|before| before.fingerprint == fingerprint) {
             return Ok(());
         }
+        removal::placed(self.tx, &self.keys.storage, id, person.number, before.is_none().then_some(feed))?;
         let tokens = token::of_person(self.tx, id, &queries, &self.lookup, &self.keys.storage)?;
         let blind = before.map_or_else(|| BlindId(entropy::bytes()), |before| before.blind);
         let open = self.feeds.get_mut(&feed).ok_or(StoreError::Corrupt("feed"))?;
@@ -336,6 +337,7 @@ impl<'a, T: Tx> Run<'a, T> {
         self.tx.append(log, &cell)?;
         slots::seats(self.tx, &self.keys.storage, id, placement.feed, &[], &mut self.moved)?;
         self.tx.delete_placement(id, placement.feed)?;
+        removal::removed(self.tx, id, placement.feed, self.now_ms, self.published.gseq)?;
         self.published.removes += 1;
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::keys::ServerKeys;
 use crate::port::{CellLog, FeedRow, Feeds as _, PersonId, Placement, Store, StoreError, Tx};
 use crate::publish::{self, PAGE, PublishError, Published, Run, Step, feed_key_aad};
-use crate::{entropy, record, token};
+use crate::{entropy, record, removal, token};
 
 /// Keys in use in one feed at once: one more and it is re-sealed, so that the grant of the largest scope stays small.
 const KEYS_MAX: u32 = 2;
@@ -241,7 +241,10 @@ impl<T: Tx> Run<'_, T> {
         match records.into_iter().find(|(authority, _)| Some(*authority) == number) {
             Some((_, record)) => self.put(id, &person, feed, &record, None::<&Placement>),
             // Its time was over since the last publication: it is not carried over.
-            None => Ok(self.tx.delete_placement(id, feed)?),
+            None => {
+                self.tx.delete_placement(id, feed)?;
+                Ok(removal::removed(self.tx, id, feed, self.now_ms, self.published.gseq)?)
+            }
         }
     }
 }

@@ -14,10 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use crate::http;
 use cpis_protocol::trust::Trust;
 
 use crate::clock::Clock;
+use crate::digest;
+use crate::http;
 use crate::port::{Deployment as _, Store, StoreError};
 use crate::publish::{self, PublishError};
 use crate::rekey::{self, Rekey};
@@ -52,6 +53,7 @@ pub async fn run<S: Store>(
     let room = Arc::new(Semaphore::new(service.config().connections_max as usize));
     let graceful = GracefulShutdown::new();
     let ticker = tokio::spawn(tick(Arc::clone(&service), certificate, devices));
+    let digester = tokio::spawn(digest_tick(Arc::clone(&service)));
     tokio::pin!(shutdown);
     loop {
         // Waiting for room must not keep the server from stopping.
@@ -85,6 +87,7 @@ pub async fn run<S: Store>(
     }
     drop(listener);
     ticker.abort();
+    digester.abort();
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::info!("some connections were cut when the server stopped");
     }
@@ -144,6 +147,22 @@ async fn tick<S: Store>(service: Arc<Service<S>>, certificate: Arc<ServerCertifi
         let (service, certificate) = (Arc::clone(&service), Arc::clone(&certificate));
         let devices = Arc::clone(&devices);
         let _ = tokio::task::spawn_blocking(move || housekeeping(&service, &certificate, &devices)).await;
+    }
+}
+
+/// Looks at the audit that came in. It has a clock of its own: publishing a large extract must not put alerts off.
+async fn digest_tick<S: Store>(service: Arc<Service<S>>) {
+    let mut every = tokio::time::interval(Duration::from_secs(service.config().digest_s.into()));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let service = Arc::clone(&service);
+        let digested = tokio::task::spawn_blocking(move || {
+            digest::run(&**service.store(), &service.keys().audit, service.config())
+        });
+        if let Ok(Err(error)) = digested.await {
+            tracing::error!(%error, "the audit that came in was not looked at; it will be");
+        }
     }
 }
 

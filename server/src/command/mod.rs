@@ -1,9 +1,11 @@
 //! The commands, one file for each group: arguments in, library called, result printed.
 //! A command must not do what the library should.
 
+pub(crate) mod alert;
 pub(crate) mod audit;
 pub(crate) mod bundle;
 pub(crate) mod device;
+pub(crate) mod erasure;
 pub(crate) mod failure;
 pub(crate) mod feed;
 pub(crate) mod init;
@@ -22,6 +24,7 @@ use std::process::ExitCode;
 
 use cpis_protocol::id::UnixMs;
 use cpis_server::clock::{Clock as _, SystemClock};
+use cpis_server::digest;
 use cpis_server::home::Home;
 use cpis_server::publish::{self, Published, Step};
 use failure::Failure;
@@ -62,6 +65,8 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Site(command) => site::run(&context, command),
         Command::Device(command) => device::run(&context, command),
         Command::Practitioner(command) => practitioner::run(&context, command),
+        Command::Alert(command) => alert::run(&context, &command),
+        Command::Erasure(args) => erasure::run(&context, &args),
         Command::Audit(command) => return audit::run(&context, &command),
         Command::Bundle(args) => bundle::run(&context, &args),
         Command::Serve(args) => serve::run(&context, &args),
@@ -69,6 +74,15 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Status => status::run(&context),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Looks at the audit that came in since the last time, so that what is reported is of now.
+pub(crate) fn digested(context: &Context<'_>, home: &Home) -> anyhow::Result<()> {
+    if home.keys.audit.is_empty() {
+        context.out.note("note: the audit recipient key is not here, so what came in since it was is not looked at");
+    }
+    digest::run(&home.store, &home.keys.audit, &home.config)?;
+    Ok(())
 }
 
 /// Publishes what changed, with progress.

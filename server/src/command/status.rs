@@ -5,8 +5,8 @@ use cpis_server::clock::iso;
 use cpis_server::expiry;
 use cpis_server::home;
 use cpis_server::port::{
-    ChainRow, DeviceRow, DeviceState, Feeds as _, Fleet as _, Inbox as _, Register as _, RegisterCounts, Store as _,
-    StoreError,
+    ChainRow, DeviceRow, DeviceState, Evidence as _, Feeds as _, Fleet as _, Inbox as _, Register as _, RegisterCounts,
+    Store as _, StoreError,
 };
 use cpis_server::publish::published_gseq;
 use serde_json::json;
@@ -23,6 +23,7 @@ struct Held {
     devices: Vec<DeviceRow>,
     chains: Vec<ChainRow>,
     aside: usize,
+    alerts: usize,
 }
 
 pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
@@ -39,6 +40,7 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
             devices: tx.devices()?,
             chains: tx.chains()?,
             aside: tx.suspicions()?.len(),
+            alerts: tx.alerts(false)?.len(),
         })
     })?;
     let links: u64 = held.chains.iter().map(|chain| chain.through.seq).sum();
@@ -57,6 +59,7 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
         "live_cells": held.live, "logged_cells": held.logged, "scopes": held.scopes,
         "devices": held.devices.len(), "devices_active": active, "devices_lease_over": locked,
         "audit_chains": held.chains.len(), "audit_links": links, "audit_set_aside": held.aside,
+        "alerts_open": held.alerts,
     });
     let root = trust.as_ref().map_or("none installed".into(), |trust| {
         format!("{}, good until {}", trust.root().version, iso(trust.root().expires_ms))
@@ -64,7 +67,7 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
     let text = format!(
         "Deployment   {}{} at {}\nTrust root   {root}\nRegister     {} persons, {} plans, {} authorities; sequence {}, published {}\n\
          Feeds        {} live cells of {} logged, {} scopes\nDevices      {} ({active} active, {locked} past their lease)\n\
-         Audit        {links} links in {} chains, {} set aside{}",
+         Audit        {links} links in {} chains, {} set aside{}\nAlerts       {} open{}",
         home.deployment,
         if home.synthetic { " (synthetic)" } else { "" },
         home.config.url,
@@ -80,6 +83,8 @@ pub(crate) fn run(context: &Context<'_>) -> anyhow::Result<()> {
         held.chains.len(),
         held.aside,
         if held.aside > 0 { ": run audit verify" } else { "" },
+        held.alerts,
+        if held.alerts > 0 { ": run alert list" } else { "" },
     );
     for end in &soon {
         let when = if end.days < 0 { "ended".into() } else { format!("ends in {} days", end.days) };

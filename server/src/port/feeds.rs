@@ -107,11 +107,11 @@ pub trait Feeds {
     /// [`StoreError`].
     fn held_keys(&self, device: DeviceId, log: CellLog) -> Result<Vec<(u32, bool)>, StoreError>;
 
-    /// Writes down that a device left every feed but these.
+    /// Writes down that a device left every feed but these, and when.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn leave_other_feeds(&self, device: DeviceId, kept: &[FeedId]) -> Result<(), StoreError>;
+    fn leave_other_feeds(&self, device: DeviceId, kept: &[FeedId], at_ms: UnixMs) -> Result<(), StoreError>;
 
     /// How many devices were granted a key of this feed that is not the current one of `log`, this or another epoch's.
     ///

@@ -4,11 +4,13 @@
 //! A [`Store::write`] is one durable transaction: when it returns `Ok`, its effect survives a power cut. Writers of
 //! all processes exclude each other; a reader sees one instant.
 
+mod evidence;
 mod feeds;
 mod fleet;
 mod inbox;
 mod register;
 
+pub use evidence::{AlertKind, AlertRow, Evidence, HeldFeed, Mark, NewAlert, ProofRow, RemovalRow};
 pub use feeds::{CellLog, FeedRow, Feeds, HeadRow, Placement, ScopeRow};
 pub use fleet::{DeviceEvent, DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, SiteRow};
 pub use inbox::{ChainRow, Inbox, LinkRow, Suspicion, SuspicionRow};
@@ -66,8 +68,8 @@ pub trait Store: Send + Sync + 'static {
 }
 
 /// Everything that one transaction can do.
-pub trait Tx: Deployment + Register + Feeds + Fleet + Inbox {}
-impl<T: Deployment + Register + Feeds + Fleet + Inbox> Tx for T {}
+pub trait Tx: Deployment + Register + Feeds + Fleet + Inbox + Evidence {}
+impl<T: Deployment + Register + Feeds + Fleet + Inbox + Evidence> Tx for T {}
 
 /// A named value of the deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub enum Meta {
     Synthetic,
     /// The deployment's name.
     Name,
+    /// The number of the last link set aside that alerts were raised for.
+    DigestedAside,
 }
 
 impl Meta {
@@ -91,6 +95,7 @@ impl Meta {
             Self::PublishedGseq => "published-gseq",
             Self::Synthetic => "synthetic",
             Self::Name => "name",
+            Self::DigestedAside => "digested-aside",
         }
     }
 }

@@ -61,6 +61,7 @@ impl<S: Store> Service<S> {
             return Err(ServiceError::Internal("the grant is too large: fewer practitioners at one site".into()));
         }
         tx.put_device(device)?;
+        tx.granted(device.device, now_ms)?;
         Ok(bytes)
     }
 
@@ -68,7 +69,7 @@ impl<S: Store> Service<S> {
     /// that the current key is the only one; the next device finds it so.
     fn keys_of<T: Tx>(&self, tx: &T, device: &DeviceRow, now_ms: UnixMs) -> Result<Vec<NamedFeedKey>, ServiceError> {
         let feeds = tx.scope(device.scope)?.ok_or(StoreError::Corrupt("device.scope"))?.feeds;
-        tx.leave_other_feeds(device.device, &feeds)?;
+        tx.leave_other_feeds(device.device, &feeds, now_ms)?;
         let reseal = rekey::before_grant(tx, device.device, &feeds)?;
         if !reseal.is_empty() {
             let lookup = publish::lookup(tx)?;

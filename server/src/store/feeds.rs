@@ -102,16 +102,17 @@ impl Feeds for SqliteTx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    fn leave_other_feeds(&self, device: DeviceId, kept: &[FeedId]) -> Result<(), StoreError> {
+    fn leave_other_feeds(&self, device: DeviceId, kept: &[FeedId], at_ms: UnixMs) -> Result<(), StoreError> {
         let held: Vec<String> = {
             let mut statement =
                 self.0.prepare_cached("SELECT DISTINCT feed FROM device_key WHERE device = ?1 AND throughout = 1")?;
             statement.query_map([device.0], |row| row.get(0))?.collect::<Result<_, _>>()?
         };
-        let mut leave =
-            self.0.prepare_cached("UPDATE device_key SET throughout = 0 WHERE device = ?1 AND feed = ?2")?;
+        let mut leave = self
+            .0
+            .prepare_cached("UPDATE device_key SET throughout = 0, left_ms = ?3 WHERE device = ?1 AND feed = ?2")?;
         for feed in held.iter().filter(|feed| !kept.iter().any(|kept| kept.as_str() == feed.as_str())) {
-            leave.execute((device.0, feed))?;
+            leave.execute((device.0, feed, at_ms))?;
         }
         Ok(())
     }

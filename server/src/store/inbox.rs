@@ -9,16 +9,18 @@ use rusqlite::{OptionalExtension as _, Row};
 use super::{SqliteTx, array, signed, unsigned};
 use crate::port::{ChainRow, Inbox, LinkRow, StoreError, Suspicion, SuspicionRow};
 
-type RawChain = (Vec<u8>, Vec<u8>, i64, Vec<u8>, i64, bool);
+pub(super) type RawChain = (Vec<u8>, Vec<u8>, i64, Vec<u8>, i64, bool);
 
-fn chain_row((device, chain, seq, hash, opened_ms, beside_another): RawChain) -> Result<ChainRow, StoreError> {
+pub(super) fn chain_row(
+    (device, chain, seq, hash, opened_ms, beside_another): RawChain,
+) -> Result<ChainRow, StoreError> {
     let through = Tip { chain: ChainId(array(chain)?), seq: unsigned(seq), hash: array(hash)? };
     Ok(ChainRow { device: DeviceId(array(device)?), through, opened_ms, beside_another })
 }
 
-type RawSuspicion = (String, Vec<u8>, Option<Vec<u8>>, i64, i64);
+pub(super) type RawSuspicion = (String, Vec<u8>, Option<Vec<u8>>, i64, i64);
 
-fn suspicion((why, device, chain, seq, at_ms): RawSuspicion) -> Result<SuspicionRow, StoreError> {
+pub(super) fn suspicion((why, device, chain, seq, at_ms): RawSuspicion) -> Result<SuspicionRow, StoreError> {
     let known = [Suspicion::Fork, Suspicion::BadSignature, Suspicion::Unreadable];
     let why = known.into_iter().find(|known| known.code() == why).ok_or(StoreError::Corrupt("audit_aside.why"))?;
     Ok(SuspicionRow {

@@ -4,6 +4,7 @@
 //! WAL with `synchronous=FULL`: a commit is on the disk before it returns. One writer connection in this process behind
 //! a lock, `BEGIN IMMEDIATE` against writers of other processes; readers have connections of their own.
 
+mod evidence;
 mod feeds;
 mod fleet;
 mod inbox;

@@ -33,7 +33,8 @@ INSERT INTO change (person, at_ms) SELECT id, unixepoch() * 1000 FROM person;
 -- When a feed key was made; 0 is not known, which counts as long ago.
 ALTER TABLE feed_key ADD COLUMN made_ms INTEGER NOT NULL DEFAULT 0;
 
--- Which device was ever granted which feed key. `throughout` is 0 once the device left the feed.
+-- Which device was ever granted which feed key. `throughout` is 0 once the device left the feed,
+-- `left_ms` the last time that it did.
 CREATE TABLE device_key (
   device BLOB NOT NULL,
   feed TEXT NOT NULL,
@@ -41,6 +42,7 @@ CREATE TABLE device_key (
   key_id INTEGER NOT NULL,
   granted_ms INTEGER NOT NULL,
   throughout INTEGER NOT NULL DEFAULT 1,
+  left_ms INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (device, feed, epoch, key_id)
 ) WITHOUT ROWID;
 CREATE INDEX device_key_feed ON device_key (feed, epoch, key_id);
@@ -59,3 +61,65 @@ CREATE TABLE device_event (
   reason TEXT NOT NULL
 );
 CREATE INDEX device_event_device ON device_event (device, id);
+
+-- When a device was last given a grant: what it proved to have erased before that says nothing of what it has now.
+ALTER TABLE device ADD COLUMN granted_ms INTEGER NOT NULL DEFAULT 0;
+
+-- What is derived from the audit chains -------------------------------------------------------------------------------
+
+CREATE TABLE digest_cursor (
+  device BLOB NOT NULL,
+  chain BLOB NOT NULL,
+  seq INTEGER NOT NULL,
+  PRIMARY KEY (device, chain)
+) WITHOUT ROWID;
+
+-- Links before the cursor that are sealed to a recipient whose key was not here.
+CREATE TABLE digest_waiting (
+  device BLOB NOT NULL,
+  chain BLOB NOT NULL,
+  seq INTEGER NOT NULL,
+  recipient BLOB NOT NULL,
+  PRIMARY KEY (device, chain, seq)
+) WITHOUT ROWID;
+CREATE INDEX digest_waiting_recipient ON digest_waiting (recipient, device, chain, seq);
+
+CREATE TABLE erasure_proof (
+  device BLOB NOT NULL,
+  chain BLOB NOT NULL,
+  seq INTEGER NOT NULL,
+  cause TEXT NOT NULL,
+  records INTEGER NOT NULL,
+  gseq INTEGER NOT NULL,
+  head BLOB NOT NULL,
+  event_ms INTEGER NOT NULL,
+  received_ms INTEGER NOT NULL,
+  PRIMARY KEY (device, chain, seq)
+) WITHOUT ROWID;
+
+CREATE TABLE alert (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  kind TEXT NOT NULL,
+  device BLOB NOT NULL,
+  practitioner TEXT NOT NULL,
+  at_ms INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  count INTEGER NOT NULL,
+  once BLOB NOT NULL UNIQUE,
+  acknowledged_by TEXT,
+  acknowledged_ms INTEGER
+);
+
+-- Who is who among removed records: a keyed hash of the NHS number, so that the removal outlives the person's row
+-- without naming anybody. No foreign key, for the same reason as `placement`.
+CREATE TABLE person_mark (person INTEGER PRIMARY KEY, mark BLOB NOT NULL);
+CREATE TABLE removal (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  mark BLOB NOT NULL,
+  feed TEXT NOT NULL,
+  at_ms INTEGER NOT NULL,
+  gseq INTEGER NOT NULL,
+  last_head INTEGER NOT NULL,
+  returned INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX removal_mark ON removal (mark, feed);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod enrolment;
+mod evidence;
 mod inbox;
 mod publishing;
 mod rekeying;

@@ -10,7 +10,7 @@ mod inbox;
 mod register;
 
 pub use feeds::{CellLog, FeedRow, Feeds, HeadRow, Placement, ScopeRow};
-pub use fleet::{DeviceEvent, DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, SiteRow};
+pub use fleet::{DeviceEvent, DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, Reported, SiteRow};
 pub use inbox::{ChainRow, Inbox, LinkRow, Suspicion, SuspicionRow};
 pub use register::{AuthorityEntry, IngestRow, Person, PersonId, PersonPlan, Register, RegisterCounts};
 

@@ -83,8 +83,10 @@ impl<S: Store> Service<S> {
         if !due {
             return Ok(None);
         }
-        // Each ends later than the one before, so that the device can tell them apart, and a lost one is noticed.
-        let days = days.max(row.certificate_until_ms.div_euclid(DAY_MS) - now_ms.div_euclid(DAY_MS));
+        // Each ends later than the one that the device has, so that it can tell them apart, and a lost one is noticed.
+        // A report that understates that end gains nothing.
+        let before = report.certificate_until_ms.min(row.certificate_until_ms);
+        let days = days.max(before.div_euclid(DAY_MS) - now_ms.div_euclid(DAY_MS));
         let issued = certificate::device(&signer, &self.deployment, &row.device_key, now_ms, days)?;
         Ok(Some((issued, authority)))
     }

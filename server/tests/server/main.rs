@@ -7,6 +7,7 @@ mod enrolment;
 mod inbox;
 mod publishing;
 mod rekeying;
+mod renewal;
 mod restart;
 mod rig;
 mod roots;

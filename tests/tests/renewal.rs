@@ -6,9 +6,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cpis_agent::agent::{Agent, RenewalError};
 use cpis_agent::certificate::{CertificateRefused, check, term};
+use cpis_agent::config::Config;
 use cpis_agent::device_secret::DeviceSecret;
 use cpis_agent::keyslot::Keyslot;
+use cpis_protocol::codec;
+use cpis_protocol::message::DeviceReply;
 use cpis_protocol::sign::Signer;
 use cpis_server::certificate::{authority, device};
 use cpis_server::clock::{Clock as _, SystemClock};
@@ -38,11 +42,22 @@ fn set_days(site: &Site, days: u16) {
     std::fs::write(path, format!("{}\ncertificate_days = {days}\n", others.join("\n"))).unwrap();
 }
 
+/// Tries again for a while: a process that another test is just starting holds this one's locks until it runs.
+fn patiently<T, E: std::fmt::Debug>(open: impl Fn() -> Result<T, E>) -> T {
+    for _ in 0..100 {
+        if let Ok(opened) = open() {
+            return opened;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    open().unwrap()
+}
+
 /// The keyslot of a stopped agent.
 fn keyslot(agent: &AgentSite) -> Keyslot {
-    let secret =
-        DeviceSecret::open(agent.directory(), &cpis_agent::config::Config::load(agent.directory()).unwrap().sources());
-    Keyslot::open(&agent.directory().join(cpis_agent::agent::KEYSLOT), &secret.unwrap()).unwrap()
+    let sources = Config::load(agent.directory()).unwrap().sources();
+    let secret = DeviceSecret::open(agent.directory(), &sources).unwrap();
+    patiently(|| Keyslot::open(&agent.directory().join(cpis_agent::agent::KEYSLOT), &secret))
 }
 
 fn certificate(agent: &AgentSite) -> Vec<u8> {
@@ -62,6 +77,24 @@ fn until(agent: &AgentSite) -> u64 {
 fn shown(site: &Site, agent: &AgentSite) -> Value {
     let id = text(&agent.status().unwrap(), "/device").to_owned();
     site.json(&["device", "show", &id]).unwrap()
+}
+
+/// The same over the agent itself: what it refuses changes nothing on the disk.
+fn refuses_what_is_for_another_key(site: &Site, agent: &AgentSite) {
+    let home = Home::open(site.directory()).unwrap();
+    home.trust().unwrap();
+    let kept = certificate(agent);
+    let opened = patiently(|| Agent::open(agent.directory(), &Config::load(agent.directory()).unwrap()));
+    let other = Signer::from_seed([9; 32]).public_key();
+    let wrong = device(&home.keys.authority, &home.deployment, &other, now_ms(), 200).unwrap().der;
+    let reply = codec::encode(&DeviceReply { certificate: wrong }).unwrap();
+    assert!(matches!(opened.take_reply(&reply), Err(RenewalError::Certificate(CertificateRefused::OtherKey))));
+    assert!(opened.take_reply(b"no reply").is_err());
+    let none = codec::encode(&DeviceReply { certificate: Vec::new() }).unwrap();
+    assert!(!opened.take_reply(&none).unwrap());
+    opened.close();
+    drop(opened);
+    assert_eq!(certificate(agent), kept);
 }
 
 #[test]
@@ -88,6 +121,7 @@ fn a_certificate_that_is_nearly_over_is_renewed_without_hands() {
     assert_eq!(count(&shown, "/reported/root_version"), 1);
     running.stop().unwrap();
     assert_ne!(certificate(&agent), old, "the old one is gone");
+    refuses_what_is_for_another_key(&site, &agent);
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub fn examine(agent: &Agent) -> Examination {
         link(agent),
         lease(agent),
         root(agent),
+        certificate(agent),
         outbox(agent),
         keys(agent),
         permissions(agent),
@@ -164,6 +165,26 @@ fn root(agent: &Agent) -> Check {
         check("root", Result::Warning, format!("trust root {version} ends in {}", show::age(left_s)), remedy)
     } else {
         check("root", Result::Good, format!("trust root {version}, {} left", show::age(left_s)), "")
+    }
+}
+
+fn certificate(agent: &Agent) -> Check {
+    let remedy = "connect to the server: it sends a new one by itself; if it does not, tell its operators";
+    let Some(term) = agent.certificate_term() else {
+        return check("certificate", Result::Failed, "there is no usable certificate".into(), "enrol the device anew");
+    };
+    let now = agent.certificate_now_ms();
+    let left_s = (term.until_ms - now) / 1000;
+    if left_s <= 0 {
+        let finding = format!("the device's certificate ended {}", london(term.until_ms));
+        return check("certificate", Result::Warning, finding, remedy);
+    }
+    let finding =
+        format!("the device's certificate is good until {}, {} left", london(term.until_ms), show::age(left_s));
+    if term.is_nearly_over(now) {
+        check("certificate", Result::Warning, finding, remedy)
+    } else {
+        check("certificate", Result::Good, finding, "")
     }
 }
 

@@ -47,6 +47,33 @@ async fn fetch<T: Transport>(transport: &Arc<T>, requests: Vec<Request>) -> Vec<
     replies
 }
 
+/// Before each grant; and before a beat that the server would refuse, because the certificate is past its end.
+fn is_time_to_report(agent: &Agent, requests: &[Request]) -> bool {
+    requests.iter().any(|request| match request {
+        Request::Grant => true,
+        Request::Beat(_) => agent.certificate_is_over(),
+        _ => false,
+    })
+}
+
+/// Says to the server how the device is, and takes up the certificate that may come back. What goes wrong is told in
+/// the log only: the sync goes on with the certificate that is there.
+async fn report_in<T: Transport>(agent: &Arc<Agent>, transport: &Arc<T>) {
+    let body = match agent.report_in() {
+        Ok(body) => body,
+        Err(error) => return tracing::error!(%error, "the device's report could not be made"),
+    };
+    match transport.send(Request::Report(body)).await {
+        Err(failure) => tracing::debug!(?failure, "the device's report did not go through"),
+        Ok(reply) => match blocking(agent, move |a| a.take_reply(&reply)).await {
+            Some(Ok(true)) => tracing::info!("the device has a new certificate"),
+            Some(Ok(false)) => {}
+            Some(Err(error)) => tracing::error!(%error, "the device keeps its certificate"),
+            None => tracing::error!("the reply to the device's report was not dealt with"),
+        },
+    }
+}
+
 /// One attempt to reach the newest head by one carrier: ends with the machine's first wait.
 pub async fn pull_once<T: Transport>(
     agent: &Arc<Agent>,
@@ -62,7 +89,12 @@ pub async fn pull_once<T: Transport>(
             agent.sync_status().set_progress(machine.progress().map(|(done, total)| Progress { done, total }));
         }
         let input = match effect {
-            pull::Effect::Fetch(requests) => pull::Input::Fetched(fetch(transport, requests).await),
+            pull::Effect::Fetch(requests) => {
+                if carrier == Carrier::Live && is_time_to_report(agent, &requests) {
+                    report_in(agent, transport).await;
+                }
+                pull::Input::Fetched(fetch(transport, requests).await)
+            }
             pull::Effect::StoreRoot(trust) => stored(blocking(agent, move |a| a.store_root(trust)).await),
             pull::Effect::StoreGrant { grant, asked_ms } => {
                 stored(blocking(agent, move |a| a.store_grant(grant, asked(a, asked_ms))).await)

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod api;
 mod builder;
 pub mod bundle;
+pub mod certificate;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -148,6 +148,9 @@ pub fn status(value: &Value) -> String {
     if let Some(until) = value.pointer("/root_until_ms").and_then(Value::as_i64) {
         let _ = writeln!(out, "Trust root  {root}, good until {}", london(until));
     }
+    if let Some(until) = value.pointer("/certificate_until_ms").and_then(Value::as_i64) {
+        let _ = writeln!(out, "Certificate good until {}, renewed by itself", london(until));
+    }
     let _ = writeln!(
         out,
         "Device      {} at {} ({})",

@@ -102,6 +102,8 @@ pub struct Status {
     pub root_version: u32,
     /// When it, or the first of its roles, ends: from then on nothing new is installed.
     pub root_until_ms: i64,
+    /// When the TLS certificate ends; the server renews it by itself.
+    pub certificate_until_ms: Option<i64>,
     /// Its site.
     pub site: String,
     /// Its scope.

@@ -119,6 +119,20 @@ impl HttpTransport {
     }
 }
 
+/// Whether one of these authorities issued the certificate for a TLS client, good at `now_ms`.
+pub(crate) fn is_issued(certificate: &[u8], authorities: &[Vec<u8>], now_ms: i64) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    for authority in authorities {
+        if roots.add(CertificateDer::from(authority.clone())).is_err() {
+            return false;
+        }
+    }
+    let Ok(now) = u64::try_from(now_ms) else { return false };
+    let now = UnixTime::since_unix_epoch(Duration::from_millis(now));
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+    verifier.is_ok_and(|v| v.verify_client_cert(&CertificateDer::from(certificate.to_vec()), &[], now).is_ok())
+}
+
 /// A client that believes the given authorities and nobody else.
 fn client(
     url: &str,

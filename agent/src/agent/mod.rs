@@ -6,6 +6,7 @@ mod erase;
 mod error;
 mod grants;
 mod limits;
+mod renewal;
 mod report;
 mod sleep;
 mod unlock;
@@ -42,6 +43,7 @@ use crate::vault::Vault;
 
 pub use self::error::{GlassError, OpenError, UnlockError};
 pub use self::limits::{Allowance, REASON_MIN};
+pub use self::renewal::RenewalError;
 pub use self::report::{Outbox, WaitingEvent};
 
 /// The keyslot file's name.

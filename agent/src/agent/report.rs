@@ -56,6 +56,7 @@ impl Agent {
             synthetic: trust.root().synthetic,
             root_version: trust.root().version,
             root_until_ms: self.root_until_ms(),
+            certificate_until_ms: self.certificate_term().map(|term| term.until_ms),
             site: grant.site.to_string(),
             scope: grant.scope.to_string(),
             access_mode: grant.policy.access_mode,

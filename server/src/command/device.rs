@@ -196,15 +196,34 @@ fn show(context: &Context<'_>, device: DeviceId) -> anyhow::Result<()> {
     let mut lines = vec![["WHEN", "BY", "WHAT", "REASON"].map(str::to_owned).to_vec()];
     lines.extend(events.iter().map(|e| vec![iso(e.at_ms), e.by.clone(), e.what.clone(), e.reason.clone()]));
     let text = format!(
-        "Device {device}: {}, {} at {}, lease until {}\n{}",
+        "Device {device}: {}, {} at {}, lease until {}, certificate until {}\n{}\n{}",
         row.state.name(),
         row.scope,
         row.site,
         iso(row.lease_until_ms),
+        iso(row.certificate_until_ms),
+        said(&row),
         table(&lines)
     );
     context.out.result(&value, &text);
     Ok(())
+}
+
+fn said(row: &DeviceRow) -> String {
+    row.reported.as_ref().map_or_else(
+        || "It has not reported yet.".into(),
+        |it| {
+            format!(
+                "Reported {}: agent {}, device secret {}, root {}, {} break-glass, {} unrecorded",
+                iso(it.at_ms),
+                it.version,
+                it.secret,
+                it.root_version,
+                it.break_glass,
+                it.unrecorded
+            )
+        },
+    )
 }
 
 fn line(row: &DeviceRow) -> serde_json::Value {
@@ -213,6 +232,11 @@ fn line(row: &DeviceRow) -> serde_json::Value {
         "state": row.state.name(), "set_up_by": row.practitioner.as_str(), "enrolled": iso(row.enrolled_at_ms),
         "last_seen": row.last_seen_ms.map(iso), "gseq": row.last_gseq, "grant": row.grant_number,
         "lease_until": iso(row.lease_until_ms), "certificate_until": iso(row.certificate_until_ms),
+        "reported": row.reported.as_ref().map(|reported| json!({
+            "at": iso(reported.at_ms), "version": reported.version.as_str(), "device_secret": reported.secret.as_str(),
+            "root_version": reported.root_version, "break_glass": reported.break_glass,
+            "unrecorded": reported.unrecorded,
+        })),
     })
 }
 
@@ -269,7 +293,7 @@ fn list(context: &Context<'_>) -> anyhow::Result<()> {
     let home = context.home()?;
     let rows = home.store.read::<_, StoreError>(|tx| tx.devices())?;
     let values: Vec<_> = rows.iter().map(line).collect();
-    let head = ["DEVICE", "SITE", "SCOPE", "STATE", "LAST SEEN", "AT", "LEASE UNTIL"];
+    let head = ["DEVICE", "SITE", "SCOPE", "STATE", "LAST SEEN", "AT", "LEASE UNTIL", "AGENT", "SECRET", "ROOT"];
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     lines.extend(rows.iter().map(|row| {
         vec![
@@ -280,6 +304,9 @@ fn list(context: &Context<'_>) -> anyhow::Result<()> {
             row.last_seen_ms.map_or("never".into(), iso),
             row.last_gseq.to_string(),
             iso(row.lease_until_ms),
+            row.reported.as_ref().map_or("-".into(), |it| it.version.to_string()),
+            row.reported.as_ref().map_or("-".into(), |it| it.secret.to_string()),
+            row.reported.as_ref().map_or("-".into(), |it| it.root_version.to_string()),
         ]
     }));
     context.out.result(&values, &table(&lines));

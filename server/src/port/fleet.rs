@@ -7,6 +7,7 @@ use cpis_protocol::id::{DeviceId, PractitionerId, RegisterSeq, ScopeId, SiteId, 
 use cpis_protocol::policy::Policy;
 use cpis_protocol::seal::SealingKey;
 use cpis_protocol::sign::PublicKey;
+use cpis_protocol::text::Text;
 
 use super::StoreError;
 
@@ -104,6 +105,23 @@ pub struct DeviceEvent {
     pub reason: String,
 }
 
+/// What a device said of itself. Nobody but the device vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// When.
+    pub at_ms: UnixMs,
+    /// The agent's version.
+    pub version: Text<24>,
+    /// What keeps its device secret.
+    pub secret: Text<24>,
+    /// The version of its trusted root.
+    pub root_version: u32,
+    /// How often the glass was broken since enrolment.
+    pub break_glass: u32,
+    /// Look-ups that could not be recorded when they were answered, since enrolment.
+    pub unrecorded: u32,
+}
+
 /// One enrolled device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRow {
@@ -125,6 +143,8 @@ pub struct DeviceRow {
     pub serial: Vec<u8>,
     /// End of its newest certificate.
     pub certificate_until_ms: UnixMs,
+    /// The authority that issued it; `None` is not known.
+    pub certificate_by: Option<PublicKey>,
     /// When it was enrolled.
     pub enrolled_at_ms: UnixMs,
     /// When it last asked for anything.
@@ -135,6 +155,8 @@ pub struct DeviceRow {
     pub grant_number: u64,
     /// The end of its newest lease.
     pub lease_until_ms: UnixMs,
+    /// What it last said of itself; `None` before it did.
+    pub reported: Option<Reported>,
 }
 
 /// Sites, practitioners, invitations, devices.

@@ -12,7 +12,7 @@ mod register;
 
 pub use evidence::{AlertKind, AlertRow, Evidence, HeldFeed, Mark, NewAlert, ProofRow, RemovalRow};
 pub use feeds::{CellLog, FeedRow, Feeds, HeadRow, Placement, ScopeRow};
-pub use fleet::{DeviceEvent, DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, SiteRow};
+pub use fleet::{DeviceEvent, DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, Reported, SiteRow};
 pub use inbox::{ChainRow, Inbox, LinkRow, Suspicion, SuspicionRow};
 pub use register::{AuthorityEntry, IngestRow, Person, PersonId, PersonPlan, Register, RegisterCounts};
 

@@ -115,7 +115,9 @@ impl<S: Store> Service<S> {
         now_ms: UnixMs,
     ) -> Result<Vec<u8>, ServiceError> {
         let days = i64::from(self.config.certificate_days);
-        let issued = certificate::device(&self.keys.authority, &self.deployment, &request.device_key, now_ms, days)?;
+        let signer = self.keys.authority.signer();
+        let authority = signer.public_key();
+        let issued = certificate::device(&signer, &self.deployment, &request.device_key, now_ms, days)?;
         let mut device = DeviceRow {
             device: DeviceId::of(&request.device_key),
             device_key: request.device_key,
@@ -126,11 +128,13 @@ impl<S: Store> Service<S> {
             state: DeviceState::Active,
             serial: issued.serial,
             certificate_until_ms: issued.until_ms,
+            certificate_by: Some(authority),
             enrolled_at_ms: before.map_or(now_ms, |before| before.enrolled_at_ms),
             last_seen_ms: Some(now_ms),
             last_gseq: before.map_or(0, |before| before.last_gseq),
             grant_number: before.map_or(0, |before| before.grant_number),
             lease_until_ms: now_ms,
+            reported: None,
         };
         let grant = self.grant_in(tx, &mut device, now_ms)?;
         let roots = tx.roots_after(invitation.root_version)?;

@@ -5,10 +5,13 @@ use cpis_protocol::codec;
 use cpis_protocol::grant::Badge;
 use cpis_protocol::id::{DeviceId, PractitionerId, RegisterSeq, SiteId, UnixMs};
 use cpis_protocol::policy::{AccessMode, Policy};
+use cpis_protocol::text::Text;
 use rusqlite::{OptionalExtension as _, Row};
 
 use super::{SqliteTx, array, name, signed, unsigned};
-use crate::port::{DeviceEvent, DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, SiteRow, StoreError};
+use crate::port::{
+    DeviceEvent, DeviceRow, DeviceState, Fleet, InvitationRow, PractitionerRow, Reported, SiteRow, StoreError,
+};
 
 type RawSite = (String, Vec<u8>, u32);
 
@@ -42,7 +45,22 @@ fn invitation(raw: RawInvitation) -> Result<InvitationRow, StoreError> {
 }
 
 const DEVICE: &str = "SELECT device, device_key, vault_key, site, scope, practitioner, state, serial,
-    certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms FROM device";
+    certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms, certificate_by,
+    reported_ms, reported_version, reported_secret, reported_root, reported_break_glass, reported_unrecorded FROM device";
+
+fn reported(row: &Row<'_>, at_ms: UnixMs) -> Result<Reported, StoreError> {
+    let text = |at: usize| -> Result<Text<24>, StoreError> {
+        Text::new(&row.get::<_, String>(at)?).map_err(|_| StoreError::Corrupt("device.reported"))
+    };
+    Ok(Reported {
+        at_ms,
+        version: text(16)?,
+        secret: text(17)?,
+        root_version: row.get(18)?,
+        break_glass: row.get(19)?,
+        unrecorded: row.get(20)?,
+    })
+}
 
 fn device(row: &Row<'_>) -> Result<DeviceRow, StoreError> {
     let text = |at: usize| -> Result<String, StoreError> { Ok(row.get(at)?) };
@@ -61,6 +79,8 @@ fn device(row: &Row<'_>) -> Result<DeviceRow, StoreError> {
         last_gseq: unsigned(row.get(11)?),
         grant_number: unsigned(row.get(12)?),
         lease_until_ms: row.get(13)?,
+        certificate_by: array(row.get(14)?).ok(),
+        reported: row.get::<_, Option<UnixMs>>(15)?.map(|at_ms| reported(row, at_ms)).transpose()?,
     })
 }
 
@@ -198,11 +218,11 @@ impl Fleet for SqliteTx<'_> {
     fn put_device(&self, row: &DeviceRow) -> Result<(), StoreError> {
         let mut statement = self.0.prepare_cached(
             "INSERT INTO device (device, device_key, vault_key, site, scope, practitioner, revoked, serial,
-               certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7 <> 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?7)
+               certificate_until_ms, enrolled_at_ms, last_seen_ms, last_gseq, grant_number, lease_until_ms, state, certificate_by)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7 <> 0, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?7, ?15)
              ON CONFLICT (device) DO UPDATE SET vault_key = ?3, site = ?4, scope = ?5, practitioner = ?6, state = ?7, revoked = ?7 <> 0,
                serial = ?8, certificate_until_ms = ?9, enrolled_at_ms = ?10, last_seen_ms = ?11, last_gseq = ?12,
-               grant_number = ?13, lease_until_ms = ?14",
+               grant_number = ?13, lease_until_ms = ?14, certificate_by = ?15",
         )?;
         statement.execute((
             row.device.0,
@@ -219,6 +239,22 @@ impl Fleet for SqliteTx<'_> {
             signed(row.last_gseq),
             signed(row.grant_number),
             row.lease_until_ms,
+            row.certificate_by.map_or_else(Vec::new, |key| key.to_vec()),
+        ))?;
+        // A device has reported nothing, or what the row says: nothing takes a report back.
+        let Some(reported) = &row.reported else { return Ok(()) };
+        let mut statement = self.0.prepare_cached(
+            "UPDATE device SET reported_ms = ?2, reported_version = ?3, reported_secret = ?4, reported_root = ?5,
+               reported_break_glass = ?6, reported_unrecorded = ?7 WHERE device = ?1",
+        )?;
+        statement.execute((
+            row.device.0,
+            reported.at_ms,
+            reported.version.as_str(),
+            reported.secret.as_str(),
+            reported.root_version,
+            reported.break_glass,
+            reported.unrecorded,
         ))?;
         Ok(())
     }

@@ -62,6 +62,16 @@ CREATE TABLE device_event (
 );
 CREATE INDEX device_event_device ON device_event (device, id);
 
+-- The public key of the authority that issued the device's newest certificate; empty is not known.
+ALTER TABLE device ADD COLUMN certificate_by BLOB NOT NULL DEFAULT x'';
+-- What the device last said of itself; reported_ms is NULL before it did.
+ALTER TABLE device ADD COLUMN reported_ms INTEGER;
+ALTER TABLE device ADD COLUMN reported_version TEXT NOT NULL DEFAULT '';
+ALTER TABLE device ADD COLUMN reported_secret TEXT NOT NULL DEFAULT '';
+ALTER TABLE device ADD COLUMN reported_root INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE device ADD COLUMN reported_break_glass INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE device ADD COLUMN reported_unrecorded INTEGER NOT NULL DEFAULT 0;
+
 -- When a device was last given a grant: what it proved to have erased before that says nothing of what it has now.
 ALTER TABLE device ADD COLUMN granted_ms INTEGER NOT NULL DEFAULT 0;
 

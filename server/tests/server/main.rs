@@ -8,6 +8,7 @@ mod evidence;
 mod inbox;
 mod publishing;
 mod rekeying;
+mod renewal;
 mod restart;
 mod rig;
 mod roots;

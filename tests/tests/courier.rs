@@ -218,11 +218,9 @@ fn the_courier_opens_no_cell_with_anything_that_it_holds() {
     for (what, bytes) in &named {
         assert!(!copy.opens(bytes), "a {what} opens a cell");
     }
-    println!("{live} live cells, {} secrets, {} windows", named.len(), reach.len());
     assert!(live > 60 && reach.len() > 5000);
     assert_eq!(copy.opened_by(reach.iter()), 0, "a window of the keyslot or of a cell opens a cell");
     if let Some(locked) = &locked {
-        println!("{} windows of memory", locked.len());
         assert!(locked.len() > 1000, "there is memory to try");
         assert_eq!(copy.opened_by(locked.iter()), 0, "something in the locked courier's memory opens a cell");
     }

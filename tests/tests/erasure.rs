@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use cpis_agent::agent::{Agent, KEYSLOT};
 use cpis_agent::config::Config;
@@ -18,6 +18,7 @@ use cpis_agent::transport::{HttpTransport, install_provider};
 use cpis_protocol::clock::Carrier;
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sync::pull::Outcome;
+use cpis_server::clock::{Clock as _, SystemClock};
 use cpis_tests::needles::{Needle, Search, Searched};
 use cpis_tests::process::{Running, run};
 use cpis_tests::scene::{count, text};
@@ -209,7 +210,7 @@ fn after_the_lease_neither_copy_of_the_keyslot_holds_anything_to_open_whenever_i
         })
         .collect();
     server.stop().unwrap();
-    let now_ms = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let now_ms = || SystemClock.now_ms().cast_unsigned();
     std::thread::scope(|scope| {
         for (n, agent) in agents.iter().enumerate() {
             let needles = &before[n].1;

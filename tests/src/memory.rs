@@ -10,13 +10,24 @@ use anyhow::{Context as _, ensure};
 
 use crate::needles::{Search, Searched};
 
-/// Searches every mapping that the process may write to: heap, stacks of all threads, writable data. Where the kernel
-/// refuses (another user's process, or one that may not be dumped), that is an [`io::ErrorKind::PermissionDenied`].
+/// Searches every mapping that the process may write to, as [`mappings`] reads it.
 ///
 /// # Errors
 /// When the memory cannot be read.
 pub fn search(pid: u32, search: &Search) -> anyhow::Result<Searched> {
     let mut searched = Searched::default();
+    searched.files = mappings(pid, |line, bytes| search.bytes(&PathBuf::from(line), bytes, &mut searched))?;
+    Ok(searched)
+}
+
+/// Shows every mapping that the process may write to, and says how many: heap, stacks of all threads, writable data.
+/// Where the kernel refuses (another user's process, or one that may not be dumped), that is an
+/// [`io::ErrorKind::PermissionDenied`].
+///
+/// # Errors
+/// When the memory cannot be read.
+pub fn mappings(pid: u32, mut show: impl FnMut(&str, &[u8])) -> anyhow::Result<usize> {
+    let mut shown = 0;
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
     let memory = File::open(format!("/proc/{pid}/mem"))?;
     for line in maps.lines() {
@@ -29,13 +40,13 @@ pub fn search(pid: u32, search: &Search) -> anyhow::Result<Searched> {
         let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
         let mut bytes = vec![0; usize::try_from(to - from)?];
         match memory.read_exact_at(&mut bytes, from) {
-            Ok(()) => search.bytes(&PathBuf::from(line), &bytes, &mut searched),
+            Ok(()) => show(line, &bytes),
             // The kernel's own page of a mapping, or one that went away meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => continue,
             Err(error) => return Err(io::Error::new(error.kind(), format!("{line}: {error}")).into()),
         }
-        searched.files += 1;
+        shown += 1;
     }
-    ensure!(searched.files > 10, "only {} mappings were read", searched.files);
-    Ok(searched)
+    ensure!(shown > 10, "only {shown} mappings were read");
+    Ok(shown)
 }

@@ -187,9 +187,10 @@ impl Pull {
         let phase = core::mem::replace(&mut self.phase, Phase::Idle);
         let body = match (reply, &phase) {
             (Ok(body), _) => body,
-            // Anybody on the way can say so: only the signed answer to the question for the grant counts (R183).
+            // Anybody on the way can say so: only the signed answer to the question for the grant counts (R183). Once in
+            // an attempt: whoever passes grants on and refuses the rest would keep the device asking without a pause.
             (Err(Failure::Revoked | Failure::Suspended), phase)
-                if self.with_grant && !matches!(phase, Phase::Grant) =>
+                if self.with_grant && !self.grant_is_new && !matches!(phase, Phase::Grant) =>
             {
                 return self.ask_grant();
             }
@@ -357,7 +358,9 @@ impl Pull {
         let Arrived { chunks, trouble, unreachable } = target.take_in_all(replies);
         self.damaged.extend(unreachable);
         match trouble {
-            Some(Outcome::Failed(Failure::Revoked | Failure::Suspended)) if self.with_grant => self.ask_grant(),
+            Some(Outcome::Failed(Failure::Revoked | Failure::Suspended)) if self.with_grant && !self.grant_is_new => {
+                self.ask_grant()
+            }
             // What is gone or wrong will not get better: the next attempt starts from a new beat.
             Some(outcome @ (Outcome::Failed(Failure::NotFound) | Outcome::Refused(_))) => {
                 self.target = None;

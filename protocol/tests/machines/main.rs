@@ -14,7 +14,8 @@ use common::feed::FeedLog;
 use common::world::{DAY_MS, T0};
 use cpis_protocol::Refusal;
 use cpis_protocol::cell::CellKind;
-use cpis_protocol::sync::pull::Outcome;
+use cpis_protocol::message::{Failure, Request};
+use cpis_protocol::sync::pull::{Effect, Input, Outcome};
 use driver::{Device, Way, Weather};
 use publisher::Publisher;
 
@@ -123,6 +124,40 @@ fn synced(seed: u64) -> (Publisher, Device) {
     let mut device = Device::new(&publisher, true);
     assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
     (publisher, device)
+}
+
+/// Somebody on the way passes the grant on and says "revoked" to the rest: one question for the grant, then a wait.
+#[test]
+fn a_refusal_that_the_grant_belies_is_not_asked_about_again_and_again() {
+    let (mut publisher, mut device) = synced(3);
+    for wake in [Input::WakeNow, Input::Wake] {
+        let (mut input, mut grants, mut waits) = (wake, 0, false);
+        for _ in 0..20 {
+            let now = device.now();
+            input = match device.pull.step(input, now) {
+                Effect::Fetch(requests) => Input::Fetched(
+                    requests
+                        .iter()
+                        .map(|request| {
+                            let granted = matches!(request, Request::Grant);
+                            grants += u32::from(granted);
+                            let now_ms = T0 + now.tick_ms.cast_signed();
+                            if granted { publisher.answer(request, now_ms) } else { Err(Failure::Revoked) }
+                        })
+                        .collect(),
+                ),
+                Effect::StoreGrant { .. } => Input::Stored,
+                Effect::Wait { outcome, until_ms } => {
+                    assert_eq!((outcome, grants), (Outcome::Failed(Failure::Revoked), 1));
+                    device.tick_ms = until_ms;
+                    waits = true;
+                    break;
+                }
+                other => panic!("nothing else follows from an unsigned word: {other:?}"),
+            };
+        }
+        assert!(waits, "{grants} questions for the grant, and no wait");
+    }
 }
 
 /// A delta that is not served any more must not hold a device up: the second attempt takes the snapshot.

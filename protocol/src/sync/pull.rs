@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use super::Now;
 use super::backoff::Backoff;
+use super::step::Phase;
 pub use super::step::{Effect, Input, Outcome, Start};
 use super::target::{Arrived, Target, Work};
 pub use super::target::{Plan, Source, StagedChunk};
@@ -26,24 +27,6 @@ use crate::{Refusal, limits};
 
 /// Requests under way at once: hides round trips without holding much in memory.
 const REQUESTS_MAX: usize = 8;
-
-#[derive(Debug)]
-enum Phase {
-    Idle,
-    Grant,
-    GrantStored(Box<Verified<Grant>>),
-    Suspending,
-    Beat,
-    /// Asking for the next root, because of this refusal or as a matter of routine.
-    Root(Option<Refusal>),
-    RootStored(Trust),
-    Head(Verified<Beat>),
-    Confirming,
-    Reference,
-    Cells,
-    Staging,
-    Applying,
-}
 
 /// The machine.
 #[derive(Debug)]

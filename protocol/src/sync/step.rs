@@ -105,3 +105,22 @@ pub struct Start {
     /// The number of the newest withdrawal accepted; zero when there was none.
     pub withdrawn: u64,
 }
+
+/// Where the machine is in an attempt.
+#[derive(Debug)]
+pub(super) enum Phase {
+    Idle,
+    Grant,
+    GrantStored(Box<Verified<Grant>>),
+    Suspending,
+    Beat,
+    /// Asking for the next root, because of this refusal or as a matter of routine.
+    Root(Option<Refusal>),
+    RootStored(Trust),
+    Head(Verified<Beat>),
+    Confirming,
+    Reference,
+    Cells,
+    Staging,
+    Applying,
+}

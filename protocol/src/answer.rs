@@ -95,7 +95,7 @@ impl CannotAnswer {
                 "That number was not issued in England, so this service does not cover it. Check another way."
             }
             Self::InvalidName => {
-                "That is not a name in letters A to Z (accents are fine) with a date of birth and, if given, a full postcode; or too many people fit. Check each, or look up by NHS number."
+                "That is not a name in letters A to Z (accents are fine) with a date of birth and, if given, a full postcode; or too many people fit; or the given name is missing, without which nobody can be said not to be here. Check each, or look up by NHS number."
             }
             Self::RateLimited => {
                 "Too many look-ups in a short time. Wait a little, break the glass where your site allows it, or check another way."

@@ -99,7 +99,9 @@ impl TrustedClock {
         let known = self.now(reading).filter(|_| self.is_anchored(reading));
         self.floor_ms = self.floor_ms.max(signed_ms);
         let estimate = match (known, carrier) {
-            (Some(now), _) => now.max(signed_ms),
+            // Nothing new: the anchor stays where it proved something.
+            (Some(now), _) if signed_ms <= now => return,
+            (Some(_), _) => signed_ms,
             (None, Carrier::Stored) => return,
             (None, Carrier::Live) if reading.boot_id == self.anchor_boot_id => {
                 // Asked for before the anchor's own question: it may move the anchor on, and never back.
@@ -123,6 +125,12 @@ impl TrustedClock {
             let rule = self.rule;
             *self = Self { floor_ms: proved_ms, anchor_ms: 0, anchor_boot_ms: u64::MAX, anchor_boot_id: [0; 16], rule };
         }
+    }
+
+    /// The reading of boot time and the signed time that this reading is counted from; `None` where nothing anchors it.
+    #[must_use]
+    pub fn anchor(&self, reading: Reading) -> Option<(u64, UnixMs)> {
+        self.is_anchored(reading).then_some((self.anchor_boot_ms, self.anchor_ms))
     }
 
     /// Raises the floor to the present estimate, so that a later reboot with a clock set back is noticed.

@@ -12,7 +12,7 @@ use crate::postcode::Postcode;
 use crate::query::Query;
 
 /// Questions that one look-up by name asks at most: each costs one memory-hard step, on a hit and on a miss.
-pub const QUESTIONS_MAX: usize = 6; // R218
+pub const QUESTIONS_MAX: usize = 7; // R218
 
 /// One person as the register knows them. No `Debug`: these are the details themselves.
 #[derive(Clone, Copy)]
@@ -151,6 +151,10 @@ pub fn questions(asked: &Asked<'_>) -> Result<Vec<(Way, Query)>, Refusal> {
     }
     if let Some(other) = names.given.other() {
         list.add(Way::OtherGivenName, Query::name(&surname, &other, asked.birth));
+    }
+    if !given.is_empty() {
+        // A newborn may be filed before it has a given name: it must not be missed because one is known by now.
+        list.add(Way::OtherGivenName, Query::name(&surname, "", asked.birth));
     }
     Ok(list.0)
 }

@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub const STEPS_BY_NUMBER: u32 = 1;
 /// Memory-hard steps of a look-up by name, at most: the ways of asking that are tried (names exchanged, day and month
 /// exchanged, parts of a double-barrelled name, with a postcode).
-pub const STEPS_BY_NAME: u32 = 6;
+pub const STEPS_BY_NAME: u32 = 7;
 /// Persons in a register of the whole of England, rounded up generously: 131,190 plans and looked-after children on
 /// 31 March 2025 (`data/SOURCES.md`), those whose plan ended within a year, and those of the health register.
 pub const INDEXED_PERSONS: u32 = 250_000;

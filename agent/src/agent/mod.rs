@@ -82,6 +82,7 @@ pub struct Agent {
     memory_hard: Mutex<()>,
     people: Mutex<()>,
     sleep: sleep::Sleep,
+    lease_watch: Mutex<erase::LeaseWatch>,
     turn: tokio::sync::Mutex<()>,
     /// The transports in use: they change with the root and the certificate.
     transports: Mutex<Vec<Weak<HttpTransport>>>,
@@ -137,6 +138,9 @@ impl Agent {
         // Not one by a withdrawn key, which may say what it likes.
         if signed.as_ref().is_some_and(|grant| trust.stands(Role::DeviceAuthority, Kind::Grant, grant)) {
             replica.observe(grant.issued_ms, Carrier::Stored, reading);
+        } else if signed.is_some() {
+            // A crash may have come before what the root withdrew was let go of on the disk as well.
+            replica.follow(&trust, 0, false);
         }
         let sleep = sleep::Sleep::new(reading.boot_ms, clock.awake_ms());
         let this = Self {
@@ -159,6 +163,7 @@ impl Agent {
             memory_hard: Mutex::new(()),
             people: Mutex::new(()),
             sleep,
+            lease_watch: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
             transports: Mutex::default(),
             _lock: lock,

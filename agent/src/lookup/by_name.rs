@@ -93,6 +93,11 @@ pub fn look_up_by_name(agent: &Agent, question: &NameQuestion) -> Reply {
     if result.as_ref().err() == Some(&CannotAnswer::RateLimited) && !agent.refusal_is_news(badge.practitioner) {
         return limited(agent, &badge, refused(CannotAnswer::RateLimited, None));
     }
+    // Nearly everybody is filed with a given name: without one a miss says nothing, and must not look as if it did.
+    let result = result.and_then(|search| match search.answer {
+        Answer::NotInThisCopy { .. } if given.is_empty() => Err(CannotAnswer::InvalidName),
+        _ => Ok(search),
+    });
     let (outcome, reason) = super::outcome_of(result.as_ref().map(|search| &search.answer).map_err(|reason| *reason));
     let shown = result.as_ref().map_or(0, |search| search.candidates.len());
     let act = Act::LookUpByName {

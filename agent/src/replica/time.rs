@@ -75,6 +75,10 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         let beat_stands = view.beat.as_ref().is_none_or(|beat| trust.stands(Role::Beat, Kind::Beat, beat));
         let head_stands = view.head.as_ref().is_none_or(|head| trust.stands(Role::Publisher, Kind::Head, head));
+        if !grant_stands {
+            // The rule too may be the thief's: the next grant says it again.
+            view.clock.set_rule(ClockRule::Refuse);
+        }
         if !beat_stands || !grant_stands {
             let head_issued_ms = view.head.as_ref().filter(|_| head_stands).map_or(0, |head| head.issued_ms);
             let beat_issued_ms = view.beat.as_ref().filter(|_| beat_stands).map_or(0, |beat| beat.issued_ms);

@@ -132,7 +132,8 @@ fn a_question_needs_a_name_and_has_a_bound() {
             Way::NamesSwapped,
             Way::DayAndMonthSwapped,
             Way::PartOfSurname,
-            Way::PartOfSurname
+            Way::PartOfSurname,
+            Way::OtherGivenName
         ])
     );
 }
@@ -148,4 +149,10 @@ proptest::proptest! {
             proptest::prop_assert!(ways(&child, &surname, &given, BIRTH, "").contains(&Way::AsTyped));
         }
     }
+}
+
+#[test]
+fn a_newborn_filed_without_a_given_name_is_found_with_one() {
+    let newborn = person("Smith", "", BIRTH, HERE);
+    assert!(ways(&newborn, "Smith", "Ada", BIRTH, "").contains(&Way::OtherGivenName));
 }

@@ -229,7 +229,9 @@ impl Pull {
     }
 
     fn withdrawal_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
-        let last = self.grant.number.max(self.withdrawn);
+        // A grant by a withdrawn key is no measure: its number may be as high as a thief likes.
+        let granted = if self.grant_withdrawn { 0 } else { self.grant.number };
+        let last = granted.max(self.withdrawn);
         let withdrawal = Withdrawal::verify(body, &self.device, &self.trust, last)?;
         self.target = None;
         if withdrawal.action == WithdrawalAction::Erase {

@@ -15,10 +15,16 @@ use tokio::task::JoinSet;
 use crate::agent::Agent;
 use crate::port::Transport;
 use crate::status::Progress;
-use crate::{builder, memory};
+use crate::{builder, exchange, memory};
+
+/// How long an upload waits for links that are on their way in a combined exchange.
+const RIDE: Duration = Duration::from_secs(10);
 
 /// Runs blocking work of the agent off the async threads; a panic in it counts as a failed store.
-async fn blocking<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {
+pub(crate) async fn blocking<R: Send + 'static>(
+    agent: &Arc<Agent>,
+    work: impl FnOnce(&Agent) -> R + Send + 'static,
+) -> Option<R> {
     let agent = Arc::clone(agent);
     tokio::task::spawn_blocking(move || memory::wiping(|| work(&agent))).await.ok()
 }
@@ -65,12 +71,7 @@ async fn report_in<T: Transport>(agent: &Arc<Agent>, transport: &Arc<T>) {
     };
     match transport.send(Request::Report(body)).await {
         Err(failure) => tracing::debug!(?failure, "the device's report did not go through"),
-        Ok(reply) => match blocking(agent, move |a| a.take_reply(&reply)).await {
-            Some(Ok(true)) => tracing::info!("the device has a new certificate"),
-            Some(Ok(false)) => {}
-            Some(Err(error)) => tracing::error!(%error, "the device keeps its certificate"),
-            None => tracing::error!("the reply to the device's report was not dealt with"),
-        },
+        Ok(reply) => exchange::take_report(agent, reply).await,
     }
 }
 
@@ -89,6 +90,7 @@ pub async fn pull_once<T: Transport>(
             agent.sync_status().set_progress(machine.progress().map(|(done, total)| Progress { done, total }));
         }
         let input = match effect {
+            pull::Effect::CatchUp(ask) => pull::Input::CaughtUp(exchange::ask(agent, transport, ask).await),
             pull::Effect::Fetch(requests) => {
                 if carrier == Carrier::Live && is_time_to_report(agent, &requests) {
                     report_in(agent, transport).await;
@@ -221,6 +223,8 @@ pub async fn push_once<T: Transport>(
     machine: &mut Push,
     transport: &Arc<T>,
 ) -> (Option<u64>, Option<push::Problem>) {
+    // What rides along in a combined exchange need not go twice; it is not waited for longer than that may take.
+    let _turn = tokio::time::timeout(RIDE, agent.upload_turn().lock()).await.ok();
     let mut effect = machine.step(push::Input::Wake, agent.now());
     loop {
         let input = match effect {

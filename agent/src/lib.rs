@@ -2,7 +2,7 @@
 //! It must not answer from anything unverified, nor reveal before the event is on stable storage.
 //!
 //! Ports ([`port`]) know only the protocol; adapters ([`store`], [`transport`], [`clock`], [`local_keys`]) implement
-//! them; use cases ([`lookup`], [`driver`], [`bundle`], [`enrol`]) see ports; [`agent`] puts them together; [`api`],
+//! them; use cases ([`lookup`], [`driver`] and its `exchange`, [`bundle`], [`enrol`]) see ports; [`agent`] puts them together; [`api`],
 //! [`cli`] and [`command`] are the faces.
 
 pub mod agent;
@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod driver;
 pub mod durable;
 pub mod enrol;
+mod exchange;
 pub mod journal;
 pub mod keyslot;
 pub mod local_keys;

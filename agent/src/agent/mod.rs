@@ -84,6 +84,7 @@ pub struct Agent {
     sleep: sleep::Sleep,
     lease_watch: Mutex<erase::LeaseWatch>,
     turn: tokio::sync::Mutex<()>,
+    upload: tokio::sync::Mutex<()>,
     /// The transports in use: they change with the root and the certificate.
     transports: Mutex<Vec<Weak<HttpTransport>>>,
     _lock: durable::Lock,
@@ -165,6 +166,7 @@ impl Agent {
             sleep,
             lease_watch: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
+            upload: tokio::sync::Mutex::new(()),
             transports: Mutex::default(),
             _lock: lock,
         };
@@ -278,6 +280,11 @@ impl Agent {
     /// The turn to move the copy: held by whoever brings a newer one.
     pub const fn turn(&self) -> &tokio::sync::Mutex<()> {
         &self.turn
+    }
+
+    /// The turn to upload: held while links are on their way.
+    pub const fn upload_turn(&self) -> &tokio::sync::Mutex<()> {
+        &self.upload
     }
 
     /// The turn for a memory-hard step.

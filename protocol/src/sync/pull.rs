@@ -10,6 +10,10 @@ use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
+mod at_hand;
+mod combined;
+
+use self::at_hand::AtHand;
 use super::Now;
 use super::backoff::Backoff;
 use super::step::Phase;
@@ -51,6 +55,12 @@ pub struct Pull {
     /// The tick of the last question for a grant or a beat: signed time is anchored there and not where it is stored, or
     /// a reply that was held back, or a long download, would make the copy look younger.
     asked_ms: u64,
+    /// What came with the combined reply and was not asked for yet.
+    at_hand: AtHand,
+    /// Until then the combined question is not asked: it was refused, or what it brought was.
+    separate_until_ms: u64,
+    /// Whether this attempt asked the combined question.
+    combined: bool,
 }
 
 impl Pull {
@@ -75,6 +85,9 @@ impl Pull {
             root_steps: 0,
             grant_is_new: false,
             asked_ms: 0,
+            at_hand: AtHand::default(),
+            separate_until_ms: 0,
+            combined: false,
         };
         pull.let_go();
         pull
@@ -108,24 +121,38 @@ impl Pull {
 
     /// One step.
     pub fn step(&mut self, input: Input, now: Now) -> Effect {
-        let effect = self.react(input, now);
-        if let Effect::Fetch(requests) = &effect
-            && requests.iter().any(|request| matches!(request, Request::Grant | Request::Beat(_)))
-        {
-            self.asked_ms = now.tick_ms; // R48
+        let mut effect = self.react(input, now);
+        loop {
+            let Effect::Fetch(requests) = &effect else {
+                if matches!(effect, Effect::CatchUp(_)) {
+                    self.asked_ms = now.tick_ms; // R48
+                }
+                return effect;
+            };
+            if let Some(replies) = self.at_hand.answer(requests) {
+                effect = self.react(Input::Fetched(replies), now);
+                continue;
+            }
+            if requests.iter().any(|request| matches!(request, Request::Grant | Request::Beat(_))) {
+                self.asked_ms = now.tick_ms;
+                // What was signed before this question must not be dated by it.
+                self.at_hand.forget_signed_times();
+            }
+            return effect;
         }
-        effect
     }
 
     fn react(&mut self, input: Input, now: Now) -> Effect {
         match input {
             Input::Wake => self.begin(now, false),
             Input::WakeNow => self.begin(now, true),
+            Input::CaughtUp(reply) => self.caught_up(reply, now),
             Input::Fetched(replies) => self.fetched(replies, now),
             Input::Stored => self.stored(now),
             Input::StoreFailed => {
                 // Part of what the target brought is gone with the failed write.
                 self.target = None;
+                self.at_hand.clear();
                 self.fail(Outcome::StoreFailed, now)
             }
             Input::Applied(result) => self.applied(result, now),
@@ -135,10 +162,14 @@ impl Pull {
     fn begin(&mut self, now: Now, with_grant: bool) -> Effect {
         self.root_steps = 0;
         self.grant_is_new = false;
-        if self.with_grant && (with_grant || now.tick_ms >= self.grant_due_ms) {
-            return self.ask_grant();
-        }
-        self.ask_beat()
+        let wants_grant = self.with_grant && (with_grant || now.tick_ms >= self.grant_due_ms);
+        self.at_hand.begin(self.target.is_some());
+        self.combined = self.with_grant && now.tick_ms >= self.separate_until_ms;
+        if self.combined { self.ask_everything(wants_grant) } else { self.ask_separately(wants_grant) }
+    }
+
+    fn ask_separately(&mut self, wants_grant: bool) -> Effect {
+        if wants_grant { self.ask_grant() } else { self.ask_beat() }
     }
 
     fn ask_grant(&mut self) -> Effect {
@@ -197,6 +228,7 @@ impl Pull {
             Phase::Head(beat) => self.head_fetched(&body, beat, now),
             Phase::Reference => self.reference_fetched(body, now),
             Phase::Idle
+            | Phase::CatchUp(_)
             | Phase::GrantStored(_)
             | Phase::Suspending
             | Phase::RootStored(_)
@@ -327,7 +359,10 @@ impl Pull {
             self.phase = Phase::Reference;
             return Effect::Fetch(vec![Request::Reference(reference)]);
         }
-        let count = target.work.len().min(REQUESTS_MAX); // R44
+        // What is at hand is taken in first: it costs no round trip.
+        let held = target.work.iter().take_while(|work| self.at_hand.holds(&work.request())).count();
+        let wanted = if held == 0 { target.work.len() } else { held };
+        let count = wanted.min(REQUESTS_MAX); // R44
         if count == 0 {
             self.phase = Phase::Applying;
             return Effect::Apply(Box::new(target.plan()));
@@ -388,6 +423,7 @@ impl Pull {
             Phase::Confirming => self.rest(now),
             Phase::Staging => self.next_work(),
             Phase::Idle
+            | Phase::CatchUp(_)
             | Phase::Grant
             | Phase::Beat
             | Phase::Root(_)
@@ -420,6 +456,7 @@ impl Pull {
 
     fn rest(&mut self, now: Now) -> Effect {
         self.backoff.succeeded();
+        self.at_hand.clear();
         let poll_ms = self.beat.as_ref().map_or(300, |beat| u64::from(beat.next_poll_s).max(1)) * 1000;
         let until_ms = now.tick_ms.saturating_add(poll_ms).saturating_add(self.backoff.draw(poll_ms / 8 + 1));
         Effect::Wait { until_ms, outcome: Outcome::UpToDate }
@@ -427,6 +464,7 @@ impl Pull {
 
     fn fail(&mut self, outcome: Outcome, now: Now) -> Effect {
         self.phase = Phase::Idle;
+        self.doubt_combined(outcome, now);
         let failure = match outcome {
             Outcome::Failed(failure) => Some(failure),
             Outcome::UpToDate | Outcome::Refused(_) | Outcome::StoreFailed | Outcome::KeyMissing => None,

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use super::target::{Plan, StagedChunk};
 use crate::Refusal;
+use crate::catch_up::{CatchUp, CaughtUp};
 use crate::grant::Grant;
 use crate::head::{Beat, Head};
 use crate::id::FeedId;
@@ -21,6 +22,8 @@ pub enum Input {
     Wake,
     /// Somebody asked for a sync: the grant is fetched too.
     WakeNow,
+    /// The reply to the combined question, or why there is none. One that could not be taken apart is `Refused`.
+    CaughtUp(Result<CaughtUp, Failure>),
     /// The replies to the last requests, in their order.
     Fetched(Vec<Result<Vec<u8>, Failure>>),
     /// The last effect (store, confirm, stage) was carried out durably.
@@ -34,6 +37,9 @@ pub enum Input {
 /// What the driver must do next.
 #[derive(Debug)]
 pub enum Effect {
+    /// Ask for everything at once. The driver adds what the device has to say, deals with what answers that, and brings
+    /// the rest.
+    CatchUp(CatchUp),
     /// Send these requests, at once if it can, and bring the replies in order.
     Fetch(Vec<Request>),
     /// Store a newer root.
@@ -110,6 +116,8 @@ pub struct Start {
 #[derive(Debug)]
 pub(super) enum Phase {
     Idle,
+    /// Asking for everything at once; whether a grant was wanted.
+    CatchUp(bool),
     Grant,
     GrantStored(Box<Verified<Grant>>),
     Suspending,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cpis_protocol::Refusal;
+use cpis_protocol::catch_up::{CatchUp, CaughtUp};
 use cpis_protocol::cell::Cell;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::head::{Beat, FeedState, Head};
@@ -39,6 +40,8 @@ pub(crate) struct Device {
     pub(crate) tick_ms: u64,
     pub(crate) requests: u64,
     pub(crate) knows_time: bool,
+    /// Whether the server answers the combined question.
+    pub(crate) combines: bool,
     staged: BTreeMap<(FeedId, u32, u32), Vec<Cell>>,
 }
 
@@ -112,6 +115,7 @@ impl Device {
             tick_ms: 0,
             requests: 0,
             knows_time: true,
+            combines: true,
             staged: BTreeMap::new(),
         }
     }
@@ -129,6 +133,7 @@ impl Device {
             let effect = self.pull.step(input, now);
             let disk_full = weather.strikes() && weather.strikes();
             input = match effect {
+                Effect::CatchUp(ask) => Input::CaughtUp(self.catch_up(&ask, publisher, weather)),
                 Effect::Fetch(requests) => Input::Fetched(self.fetch(&requests, publisher, weather)),
                 Effect::Wait { until_ms, outcome } => {
                     assert!(until_ms > self.tick_ms, "a wait of no time would spin");
@@ -180,6 +185,22 @@ impl Device {
             replies.pop();
         }
         replies
+    }
+
+    fn catch_up(
+        &mut self,
+        ask: &CatchUp,
+        publisher: &mut Publisher,
+        weather: &mut Weather,
+    ) -> Result<CaughtUp, Failure> {
+        if !self.combines {
+            return Err(Failure::NotFound);
+        }
+        self.requests += 1;
+        self.tick_ms += 50;
+        let request = Request::CatchUp(ok(ask.to_bytes()));
+        let reply = weather.carry(publisher, &request, T0 + self.tick_ms.cast_signed())?;
+        CaughtUp::read(&reply).map_err(|_| Failure::Refused)
     }
 
     fn stage(&mut self, chunks: Vec<StagedChunk>) -> Input {

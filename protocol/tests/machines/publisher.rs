@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 
 use cpis_protocol::audit::{Batch, Receipt, Tip};
+use cpis_protocol::catch_up::{self, CatchUp, Part};
 use cpis_protocol::codec;
 use cpis_protocol::digest::{Hash, sha256};
+use cpis_protocol::head::Head;
 use cpis_protocol::id::UnixMs;
+use cpis_protocol::limits;
 use cpis_protocol::message::{Failure, Request};
-use cpis_protocol::sign::{Kind, PublicKey};
+use cpis_protocol::replica::{self, Road};
+use cpis_protocol::sign::{self, Kind, PublicKey};
 use cpis_protocol::trust::Root;
 
 use crate::common::feed::FeedLog;
@@ -98,9 +102,47 @@ impl Publisher {
             Request::Delta { feed, epoch, from, to } => self.feed(feed.as_str(), *epoch)?.delta(*from, *to),
             Request::Manifest { feed, epoch, seq } => self.feed(feed.as_str(), *epoch)?.manifest(*seq),
             Request::Chunk { feed, epoch, seq, index } => self.feed(feed.as_str(), *epoch)?.chunk(*seq, *index),
+            Request::CatchUp(body) => Some(self.catch_up(&ok(CatchUp::from_bytes(body)), now_ms)),
             Request::Enrol(_) | Request::Audit(_) | Request::Report(_) => return Err(Failure::Refused),
         };
         found.ok_or(Failure::NotFound)
+    }
+
+    /// Everything that a device at this position would ask for, as far as the first objects.
+    fn catch_up(&mut self, ask: &CatchUp, now_ms: UnixMs) -> Vec<u8> {
+        let mut out = catch_up::begin();
+        let after = ask.root_version + 1;
+        for (version, root) in self.roots.range(after..).take(limits::CATCH_UP_ROOTS) {
+            ok(catch_up::push(&mut out, &Part::Named(&Request::Root(*version)), root));
+        }
+        if ask.grant {
+            ok(catch_up::push(&mut out, &Part::Grant, &self.grant_bytes()));
+        }
+        if let Ok(beat) = self.answer(&Request::Beat(cpis_protocol::text::Text::lossy(world::SCOPE)), now_ms) {
+            ok(catch_up::push(&mut out, &Part::Beat, &beat));
+        }
+        let held = ask.head.and_then(|hash| self.heads.get(&hash)).cloned();
+        if ask.cells && ask.head != Some(sha256(&self.current)) {
+            ok(catch_up::push(&mut out, &Part::Head, &self.current));
+            ok(catch_up::push(&mut out, &Part::Reference, &ok(world::reference().encode())));
+            let read = |bytes: &[u8]| ok(sign::peek_unverified::<Head>(bytes, Kind::Head, limits::HEAD_BYTES_MAX));
+            let (held, head) = (held.map(|bytes| read(&bytes)), read(&self.current));
+            for state in &head.feeds {
+                let request = match ok(replica::road(held.as_ref().and_then(|held| held.feed(&state.feed)), state)) {
+                    Road::Unchanged => continue,
+                    Road::Delta { from, to } => {
+                        let to = to.min(from + limits::DELTA_CELLS_MAX);
+                        Request::Delta { feed: state.feed, epoch: state.epoch, from, to }
+                    }
+                    Road::Snapshot => Request::Manifest { feed: state.feed, epoch: state.epoch, seq: state.seq },
+                };
+                if let Ok(body) = self.answer(&request, now_ms) {
+                    ok(catch_up::push(&mut out, &Part::Named(&request), &body));
+                }
+            }
+        }
+        catch_up::end(&mut out);
+        out
     }
 
     fn feed(&self, feed: &str, epoch: u64) -> Result<&FeedLog, Failure> {

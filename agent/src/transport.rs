@@ -168,6 +168,8 @@ fn client(
         .connect_timeout(Duration::from_secs(15))
         .read_timeout(Duration::from_secs(60))
         .tcp_user_timeout(UNACKNOWLEDGED)
+        // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
+        .tcp_keepalive(None)
         .pool_idle_timeout(Duration::from_secs(330));
     if is_loopback(url) {
         client = client.no_proxy();

@@ -96,6 +96,8 @@ pub async fn run<S: Store>(
 
 /// How long a connection of a known device may live; it simply connects again.
 const KNOWN_LIFE: Duration = Duration::from_secs(4 * 3600);
+/// How long a connection may be silent before the kernel asks whether somebody is there: longer than a poll's interval.
+const SILENT: Duration = Duration::from_secs(900);
 /// How long a connection without a certificate may live.
 const STRANGER_LIFE: Duration = Duration::from_secs(30);
 
@@ -109,6 +111,7 @@ async fn connection(
 ) {
     // One small object each way: waiting to fill a segment only adds delay.
     let _ = stream.set_nodelay(true);
+    keep_watch(&stream);
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
@@ -124,9 +127,7 @@ async fn connection(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(32)
-        .keep_alive_interval(Some(Duration::from_secs(60)))
-        .keep_alive_timeout(HEADER);
+        .max_concurrent_streams(32);
     let serving = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
     // Whoever shows no certificate may only enrol, and gets no longer than that takes: silent connections hold places.
     let life = if peer.device.is_some() { KNOWN_LIFE } else { STRANGER_LIFE };
@@ -136,6 +137,18 @@ async fn connection(
         Err(_) => tracing::debug!("a connection had its time"),
     }
     drop(permit);
+}
+
+/// Has the kernel ask a silent device whether it is there still: seldom, because every packet costs it money, and never
+/// while it polls.
+fn keep_watch(stream: &TcpStream) {
+    let set = rustix::net::sockopt::set_socket_keepalive(stream, true)
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(stream, SILENT))
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepintvl(stream, HEADER))
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepcnt(stream, 4));
+    if let Err(error) = set {
+        tracing::debug!(%error, "a silent connection will not be noticed");
+    }
 }
 
 /// Publishes what other processes took in, removes what has outlived its time, takes up a newer root.

@@ -117,7 +117,7 @@ pub async fn pull_once<T: Transport>(
                     None => pull::Input::StoreFailed,
                 }
             }
-            pull::Effect::Suspend { number } => stored(blocking(agent, move |a| a.suspend(number)).await),
+            pull::Effect::Suspend(word) => stored(blocking(agent, move |a| a.suspend(&word)).await),
             pull::Effect::Erase => {
                 if let Some(Err(error)) = blocking(agent, |a| a.erase(ErasureCause::Withdrawn)).await {
                     tracing::error!(%error, "the erasure is not complete");

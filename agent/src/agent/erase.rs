@@ -10,7 +10,9 @@ use cpis_protocol::audit::{Act, AuditEvent, ErasureCause, LockCause, Moment};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::PractitionerId;
 use cpis_protocol::policy::Policy;
+use cpis_protocol::sign::Verified;
 use cpis_protocol::text::Text;
+use cpis_protocol::withdrawal::Withdrawal;
 
 use super::Agent;
 use crate::journal::{JournalError, Priority};
@@ -77,9 +79,10 @@ impl Agent {
     ///
     /// # Errors
     /// [`KeyslotError`].
-    pub fn suspend(&self, number: u64) -> Result<(), KeyslotError> {
+    pub fn suspend(&self, word: &Verified<Withdrawal>) -> Result<(), KeyslotError> {
         self.keys.keyslot().update(|contents| {
-            (contents.suspended, contents.withdrawn) = (true, number);
+            contents.suspended = true;
+            contents.withdrawal = word.bytes().to_vec();
             Ok(())
         })?;
         self.lock_withdrawn();
@@ -137,7 +140,7 @@ impl Agent {
             let head = view.head.as_ref();
             let records = view.feeds.values().map(|copy| copy.state().count).fold(0, u32::saturating_add);
             let anchor_ms = view.beat.as_ref().map_or(0, |beat| beat.issued_ms);
-            (head.map_or(0, |h| h.gseq), head.map_or([0; 32], cpis_protocol::sign::Verified::hash), anchor_ms, records)
+            (head.map_or(0, |h| h.gseq), head.map_or([0; 32], Verified::hash), anchor_ms, records)
         };
         let reading = self.clock.reading();
         let event_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);

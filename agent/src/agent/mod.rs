@@ -24,6 +24,7 @@ use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
 use cpis_protocol::trust::{Role, Trust};
+use cpis_protocol::withdrawal::Withdrawal;
 use tokio::sync::Notify;
 
 use crate::clock::SystemClock;
@@ -328,10 +329,15 @@ impl Agent {
     /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
     pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
         let signed = self.signed_grant()?;
-        let withdrawn = self.keys.keyslot().contents().withdrawn;
+        let trust = self.trust();
+        let withdrawn = {
+            let keyslot = self.keys.keyslot();
+            // R221: one that the root in force does not vouch for is no measure. It was verified when it was stored.
+            Withdrawal::verify(&keyslot.contents().withdrawal, &self.device, &trust, 0).ok()
+        };
         let view = self.replica.view();
         Some(Pull::new(Start {
-            trust: self.trust(),
+            trust,
             grant: (*signed).clone(),
             beat: view.beat.clone(),
             head: view.head.clone(),

@@ -15,6 +15,7 @@ use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Effect, Input, Outcome, Plan, Pull, Source, StagedChunk, Start};
 use cpis_protocol::tree::TreeHasher;
 use cpis_protocol::trust::{Role, Trust};
+use cpis_protocol::withdrawal::Withdrawal;
 
 use crate::common::world::{self, T0};
 use crate::common::{SeedRng, ok};
@@ -39,6 +40,7 @@ pub(crate) struct Device {
     pub(crate) tick_ms: u64,
     pub(crate) requests: u64,
     pub(crate) knows_time: bool,
+    pub(crate) suspended: Option<Verified<Withdrawal>>,
     staged: BTreeMap<(FeedId, u32, u32), Vec<Cell>>,
 }
 
@@ -100,7 +102,7 @@ impl Device {
             head: None,
             damaged: BTreeSet::new(),
             with_grant,
-            withdrawn: 0,
+            withdrawn: None,
         };
         Self {
             pull: Pull::new(start),
@@ -112,8 +114,22 @@ impl Device {
             tick_ms: 0,
             requests: 0,
             knows_time: true,
+            suspended: None,
             staged: BTreeMap::new(),
         }
+    }
+
+    /// As after a restart: another machine over what is stored, the last suspension among it.
+    pub(crate) fn restart(&mut self, withdrawn: Option<Verified<Withdrawal>>) {
+        self.pull = Pull::new(Start {
+            trust: self.trust.clone(),
+            grant: self.grant.clone(),
+            beat: None,
+            head: self.head.clone(),
+            damaged: BTreeSet::new(),
+            with_grant: true,
+            withdrawn,
+        });
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -136,7 +152,7 @@ impl Device {
                     self.tick_ms = until_ms;
                     return outcome;
                 }
-                Effect::Suspend { .. } | Effect::Erase => panic!("nobody withdrew this device"),
+                Effect::Erase => panic!("nobody withdrew this device"),
                 _ if disk_full => Input::StoreFailed,
                 Effect::StoreRoot(trust) => {
                     assert_eq!(trust.root().version, self.trust.root().version + 1);
@@ -148,6 +164,12 @@ impl Device {
                 }
                 Effect::StoreGrant { grant, .. } => {
                     self.grant = grant;
+                    self.suspended = None;
+                    Input::Stored
+                }
+                Effect::Suspend(word) => {
+                    assert_eq!(publisher.suspension, Some(word.number));
+                    self.suspended = Some(word);
                     Input::Stored
                 }
                 Effect::Confirm { beat, .. } => {

@@ -10,6 +10,7 @@ use cpis_protocol::id::UnixMs;
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sign::{Kind, PublicKey};
 use cpis_protocol::trust::Root;
+use cpis_protocol::withdrawal::{Withdrawal, WithdrawalAction};
 
 use crate::common::feed::FeedLog;
 use crate::common::ok;
@@ -27,6 +28,8 @@ pub(crate) struct Publisher {
     pub(crate) authority_key: u8,
     pub(crate) gseq: u64,
     pub(crate) grant: u64,
+    /// The number of a suspension that goes out in place of the grant.
+    pub(crate) suspension: Option<u64>,
 }
 
 impl Publisher {
@@ -42,6 +45,7 @@ impl Publisher {
             authority_key: AUTHORITY,
             gseq: 0,
             grant: 1,
+            suspension: None,
         };
         publisher.publish();
         publisher
@@ -82,10 +86,16 @@ impl Publisher {
         framed(Kind::Grant, &ok(codec::encode(&world::grant(self.grant, &feeds))), &[self.authority_key])
     }
 
+    fn suspension_bytes(&self, number: u64) -> Vec<u8> {
+        let action = WithdrawalAction::Suspend;
+        let word = Withdrawal { device: world::device(), number, action, issued_ms: world::T0 };
+        framed(Kind::Withdrawal, &ok(codec::encode(&word)), &[self.authority_key])
+    }
+
     /// The honest answer.
     pub(crate) fn answer(&mut self, request: &Request, now_ms: UnixMs) -> Result<Vec<u8>, Failure> {
         let found = match request {
-            Request::Grant => Some(self.grant_bytes()),
+            Request::Grant => Some(self.suspension.map_or_else(|| self.grant_bytes(), |n| self.suspension_bytes(n))),
             Request::Beat(_) => {
                 let beat = world::beat(self.gseq, &self.current, now_ms);
                 let bytes = framed(Kind::Beat, &ok(codec::encode(&beat)), &[self.beat_key]);

@@ -2,6 +2,7 @@
 //! They must not help the machine: what it is given is what a server with these roots would give.
 
 use cpis_protocol::Refusal;
+use cpis_protocol::message::Failure;
 use cpis_protocol::sync::pull::Outcome;
 use cpis_protocol::trust::{Role, Root};
 
@@ -147,4 +148,57 @@ fn sequences_far_ahead_go_with_their_keys() {
     assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
     assert_eq!(device.head.as_ref().map(|head| head.gseq), Some(11));
     assert_equal(&device, &publisher, 16);
+}
+
+/// A thief with the device authority key suspends with a number that no honest grant will reach. That holds over a
+/// restart, and over a root that goes on naming the key; a root that withdraws the key ends it in the same exchange.
+#[test]
+fn a_suspension_far_ahead_goes_with_its_key() {
+    for restarted in [false, true] {
+        let (mut publisher, mut device) = synced(17);
+        let attempt = |device: &mut Device, publisher: &mut Publisher| {
+            device.tick_ms += 3_700_000;
+            device.attempt(publisher, &mut Weather::fair())
+        };
+        publisher.suspension = Some(u64::MAX);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::Failed(Failure::Suspended));
+        (publisher.suspension, publisher.grant) = (None, 2);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::Refused(Refusal::Rollback));
+        let word = device.suspended.clone();
+        if restarted {
+            device.restart(word.clone());
+        }
+        let mut same = root(2, 2, &[1, 2, 3], [0x71, BEAT, AUTHORITY]);
+        same.issued_ms = T0;
+        publisher.install(&same, &[1, 2], [0x71, BEAT, AUTHORITY]);
+        // The grant is refused before the next root is asked for: only a grant by an unknown key, or a beat, leads to it.
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::Refused(Refusal::Rollback));
+        let mut other = root(3, 2, &[1, 2, 3], [0x71, BEAT, 0x73]);
+        other.issued_ms = T0;
+        publisher.install(&other, &[1, 2], [0x71, BEAT, 0x73]);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::UpToDate, "restarted: {restarted}");
+        assert!(device.suspended.is_none() && device.trust.root().version == 3);
+        // Over a restart too the stored word says nothing any more.
+        device.restart(word);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::UpToDate);
+        // And the thief's key suspends nothing more.
+        (publisher.suspension, publisher.authority_key) = (Some(u64::MAX), AUTHORITY);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::Refused(Refusal::UnknownKey));
+    }
+}
+
+/// An honest suspension stands while the root names its key: no grant made before it counts.
+#[test]
+fn a_suspension_by_a_key_that_stands_is_not_undone_by_an_older_grant() {
+    let (mut publisher, mut device) = synced(18);
+    (publisher.suspension, publisher.grant) = (Some(4), 3);
+    device.tick_ms += 3_700_000;
+    assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::Failed(Failure::Suspended));
+    publisher.suspension = None;
+    device.restart(device.suspended.clone());
+    for (number, outcome) in [(3, Outcome::Refused(Refusal::Rollback)), (4, Outcome::Refused(Refusal::Rollback)), (5, Outcome::UpToDate)] {
+        publisher.grant = number;
+        device.tick_ms += 3_700_000;
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), outcome, "grant {number}");
+    }
 }

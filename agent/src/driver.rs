@@ -83,7 +83,7 @@ pub async fn pull_once<T: Transport>(
     with_grant: bool,
 ) -> (pull::Outcome, u64) {
     let first = if with_grant { pull::Input::WakeNow } else { pull::Input::Wake };
-    let mut effect = machine.step(first, agent.now());
+    let mut effect = machine.step(first, agent.now_for(carrier));
     loop {
         if carrier == Carrier::Live {
             agent.sync_status().set_progress(machine.progress().map(|(done, total)| Progress { done, total }));
@@ -126,7 +126,7 @@ pub async fn pull_once<T: Transport>(
             }
             pull::Effect::Wait { until_ms, outcome } => return (outcome, until_ms),
         };
-        effect = machine.step(input, agent.now());
+        effect = machine.step(input, agent.now_for(carrier));
     }
 }
 

@@ -30,18 +30,6 @@ pub enum EraseError {
     Journal(#[from] JournalError),
 }
 
-/// What a live beat may move the estimate by beside elapsed time.
-const CORRECTION_MS: i64 = 60_000;
-/// How long a device waits where time leapt over the end of its lease.
-const GRACE_MS: u64 = 24 * 3_600_000;
-
-/// What was last seen of the lease's end.
-#[derive(Debug, Default)]
-pub(super) struct LeaseWatch {
-    within: Option<(u64, i64)>,
-    leapt_boot_ms: Option<u64>,
-}
-
 /// What stands in for the grant of an erased device: it admits nobody and nothing.
 pub(super) fn remains(erasure: &Erasure, device: cpis_protocol::id::DeviceId) -> Grant {
     Grant {
@@ -106,26 +94,10 @@ impl Agent {
         if self.lease_is_surely_over() { self.erase(ErasureCause::LeaseExpired) } else { self.finish_erasure() }
     }
 
-    /// Whether the lease's end was reached so surely that what cannot be undone may be done: by elapsed boot time from a
-    /// time before it; or, where time leapt over it, after a day of elapsed time. A wall clock, a forged beat or a server
-    /// whose clock is ahead lock a device at once, and must not make it destroy its keys at once.
     fn lease_is_surely_over(&self) -> bool {
         let (clock, reading, end_ms) = (self.replica.clock(), self.clock.reading(), self.grant().lease_until_ms);
-        let (Some(anchor), Some(now_ms)) = (clock.anchor(reading), clock.now(reading)) else { return false };
         let mut watch = self.lease_watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if now_ms < end_ms {
-            *watch = LeaseWatch { within: Some((reading.boot_ms, now_ms)), leapt_boot_ms: None };
-            return false;
-        }
-        let reached = |(boot_ms, at_ms): (u64, i64)| {
-            let elapsed_ms = i64::try_from(reading.boot_ms.saturating_sub(boot_ms)).unwrap_or(i64::MAX);
-            at_ms < end_ms && at_ms.saturating_add(elapsed_ms).saturating_add(CORRECTION_MS) >= end_ms
-        };
-        if reached(anchor) || watch.within.is_some_and(reached) {
-            return true;
-        }
-        let since = *watch.leapt_boot_ms.get_or_insert(reading.boot_ms);
-        reading.boot_ms.saturating_sub(since) >= GRACE_MS
+        watch.is_surely_over(&clock, reading, end_ms)
     }
 
     /// Destroys slots, grant and local keys in both copies of the keyslot file, then writes the receipt.

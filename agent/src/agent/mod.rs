@@ -5,6 +5,7 @@ mod connection;
 mod erase;
 mod error;
 mod grants;
+mod lease;
 mod limits;
 mod renewal;
 mod report;
@@ -83,7 +84,7 @@ pub struct Agent {
     memory_hard: Mutex<()>,
     people: Mutex<()>,
     sleep: sleep::Sleep,
-    lease_watch: Mutex<erase::LeaseWatch>,
+    lease_watch: Mutex<lease::LeaseWatch>,
     turn: tokio::sync::Mutex<()>,
     /// The transports in use: they change with the root and the certificate.
     transports: Mutex<Vec<Weak<HttpTransport>>>,
@@ -245,6 +246,12 @@ impl Agent {
     pub fn now(&self) -> Now {
         let reading = self.clock.reading();
         Now { tick_ms: reading.boot_ms, time_ms: self.replica.clock().now(reading) }
+    }
+
+    /// The present by which the sync machine judges what comes by this carrier.
+    pub fn now_for(&self, carrier: Carrier) -> Now {
+        let reading = self.clock.reading();
+        Now { tick_ms: reading.boot_ms, time_ms: self.replica.clock().now_for(carrier, reading) }
     }
 
     /// The trusted root.

@@ -227,7 +227,7 @@ impl Pull {
         if self.withdrawn.as_ref().is_some_and(|word| grant.number <= word.number) {
             return Err(Refusal::Rollback); // R182
         }
-        self.trust.check_role(Role::DeviceAuthority, now.time_ms)?;
+        grant.check_new(&self.trust, now.time_ms)?;
         self.phase = Phase::GrantStored(Box::new(grant.clone()));
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }

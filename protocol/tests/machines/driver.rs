@@ -93,7 +93,7 @@ impl Weather {
 impl Device {
     pub(crate) fn new(publisher: &Publisher, with_grant: bool) -> Self {
         let trust = world::trust();
-        let grant = ok(Grant::verify(&publisher.grant_bytes(), &world::device(), &trust, None));
+        let grant = ok(Grant::verify(&publisher.grant_bytes(T0), &world::device(), &trust, None));
         let held = grant.clone();
         let start = Start {
             trust: trust.clone(),

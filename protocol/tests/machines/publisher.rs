@@ -28,6 +28,9 @@ pub(crate) struct Publisher {
     pub(crate) authority_key: u8,
     pub(crate) gseq: u64,
     pub(crate) grant: u64,
+    pub(crate) lease_ms: i64,
+    /// A grant from another time, in place of the present one.
+    pub(crate) replayed: Option<Vec<u8>>,
     /// The number of a suspension that goes out in place of the grant.
     pub(crate) suspension: Option<u64>,
 }
@@ -45,6 +48,8 @@ impl Publisher {
             authority_key: AUTHORITY,
             gseq: 0,
             grant: 1,
+            lease_ms: 30 * world::DAY_MS,
+            replayed: None,
             suspension: None,
         };
         publisher.publish();
@@ -80,10 +85,12 @@ impl Publisher {
         self.publish();
     }
 
-    /// A new grant of the same feeds.
-    pub(crate) fn grant_bytes(&self) -> Vec<u8> {
+    /// A grant of the same feeds, made now.
+    pub(crate) fn grant_bytes(&self, now_ms: UnixMs) -> Vec<u8> {
         let feeds: Vec<_> = self.feeds.iter().map(|f| (f.place.feed.as_str(), f.place.epoch)).collect();
-        framed(Kind::Grant, &ok(codec::encode(&world::grant(self.grant, &feeds))), &[self.authority_key])
+        let mut grant = world::grant(self.grant, &feeds);
+        (grant.issued_ms, grant.lease_until_ms) = (now_ms, now_ms.saturating_add(self.lease_ms));
+        framed(Kind::Grant, &ok(codec::encode(&grant)), &[self.authority_key])
     }
 
     fn suspension_bytes(&self, number: u64) -> Vec<u8> {
@@ -95,7 +102,10 @@ impl Publisher {
     /// The honest answer.
     pub(crate) fn answer(&mut self, request: &Request, now_ms: UnixMs) -> Result<Vec<u8>, Failure> {
         let found = match request {
-            Request::Grant => Some(self.suspension.map_or_else(|| self.grant_bytes(), |n| self.suspension_bytes(n))),
+            Request::Grant if self.replayed.is_some() => self.replayed.clone(),
+            Request::Grant => {
+                Some(self.suspension.map_or_else(|| self.grant_bytes(now_ms), |n| self.suspension_bytes(n)))
+            }
             Request::Beat(_) => {
                 let beat = world::beat(self.gseq, &self.current, now_ms);
                 let bytes = framed(Kind::Beat, &ok(codec::encode(&beat)), &[self.beat_key]);

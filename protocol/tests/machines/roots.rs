@@ -196,9 +196,59 @@ fn a_suspension_by_a_key_that_stands_is_not_undone_by_an_older_grant() {
     assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::Failed(Failure::Suspended));
     publisher.suspension = None;
     device.restart(device.suspended.clone());
-    for (number, outcome) in [(3, Outcome::Refused(Refusal::Rollback)), (4, Outcome::Refused(Refusal::Rollback)), (5, Outcome::UpToDate)] {
+    for (number, outcome) in
+        [(3, Outcome::Refused(Refusal::Rollback)), (4, Outcome::Refused(Refusal::Rollback)), (5, Outcome::UpToDate)]
+    {
         publisher.grant = number;
         device.tick_ms += 3_700_000;
         assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), outcome, "grant {number}");
+    }
+}
+
+/// A grant that is over when it comes, or was over when it was made, does not take the place of one that is good; the
+/// beat behind it is not asked for, and the next honest grant is taken.
+#[test]
+fn a_grant_whose_lease_is_over_is_not_taken() {
+    for (knows_time, back_ms, lease_ms) in [(true, 2 * DAY_MS, DAY_MS), (true, 0, 0), (false, 0, 0), (false, 0, -1)] {
+        let (mut publisher, mut device) = synced(19);
+        let good = device.grant.lease_until_ms;
+        device.tick_ms += (3 * DAY_MS).cast_unsigned();
+        device.knows_time = knows_time;
+        (publisher.grant, publisher.lease_ms) = (2, lease_ms);
+        publisher.replayed = Some(publisher.grant_bytes(T0 + device.tick_ms.cast_signed() - back_ms));
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::Refused(Refusal::Expired));
+        assert_eq!((device.grant.number, device.grant.lease_until_ms), (1, good));
+        (publisher.replayed, publisher.lease_ms) = (None, 30 * DAY_MS);
+        device.tick_ms += 1_000;
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
+        assert_eq!(device.grant.number, 2);
+    }
+}
+
+/// A stolen key moves time forward by a grant no further than to the end of its role.
+#[test]
+fn a_grant_made_beyond_the_end_of_its_role_is_not_taken() {
+    for knows_time in [true, false] {
+        let (mut publisher, mut device) = synced(20);
+        let seeds = [PUBLISHER, BEAT, AUTHORITY];
+        let mut next = root(2, 2, &[1, 2, 3], seeds);
+        next.issued_ms = T0;
+        next.roles.iter_mut().for_each(|keys| {
+            keys.expires_ms = T0 + if keys.role == Role::DeviceAuthority { 20 } else { 60 } * DAY_MS;
+        });
+        publisher.install(&next, &[1, 2], seeds);
+        device.tick_ms += 3_700_000;
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
+        device.knows_time = knows_time;
+        for (issued_ms, outcome) in [
+            (T0 + 300 * DAY_MS, Outcome::Refused(Refusal::Expired)),
+            (T0 + 20 * DAY_MS, Outcome::Refused(Refusal::Expired)),
+            (T0 + 20 * DAY_MS - 1, Outcome::UpToDate),
+        ] {
+            publisher.replayed = Some(publisher.grant_bytes(issued_ms));
+            device.tick_ms += 3_700_000;
+            assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), outcome, "{knows_time} {issued_ms}");
+            assert_eq!(device.grant.issued_ms == issued_ms, outcome == Outcome::UpToDate);
+        }
     }
 }

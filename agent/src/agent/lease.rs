@@ -177,8 +177,10 @@ mod tests {
         device.clock.rebase(T0);
         assert!(!device.sure(30 * HOUR), "unknown time destroys nothing");
         device.hears(T0 + signed(30 * HOUR), Carrier::Live, 30 * HOUR);
-        assert!(!device.sure(30 * HOUR) && !device.sure(72 * HOUR - 1));
-        assert!(device.sure(72 * HOUR));
+        assert!(!device.sure(30 * HOUR));
+        device.hears(END + 1, Carrier::Live, 31 * HOUR);
+        assert!(!device.sure(31 * HOUR) && !device.sure(55 * HOUR - 1), "the day before does not count");
+        assert!(device.sure(55 * HOUR));
     }
 
     #[test]

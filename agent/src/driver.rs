@@ -84,7 +84,7 @@ pub async fn pull_once<T: Transport>(
     with_grant: bool,
 ) -> (pull::Outcome, u64) {
     let first = if with_grant { pull::Input::WakeNow } else { pull::Input::Wake };
-    let mut effect = machine.step(first, agent.now());
+    let mut effect = machine.step(first, agent.now_for(carrier));
     loop {
         if carrier == Carrier::Live {
             agent.sync_status().set_progress(machine.progress().map(|(done, total)| Progress { done, total }));
@@ -119,7 +119,7 @@ pub async fn pull_once<T: Transport>(
                     None => pull::Input::StoreFailed,
                 }
             }
-            pull::Effect::Suspend { number } => stored(blocking(agent, move |a| a.suspend(number)).await),
+            pull::Effect::Suspend(word) => stored(blocking(agent, move |a| a.suspend(&word)).await),
             pull::Effect::Erase => {
                 if let Some(Err(error)) = blocking(agent, |a| a.erase(ErasureCause::Withdrawn)).await {
                     tracing::error!(%error, "the erasure is not complete");
@@ -128,7 +128,7 @@ pub async fn pull_once<T: Transport>(
             }
             pull::Effect::Wait { until_ms, outcome } => return (outcome, until_ms),
         };
-        effect = machine.step(input, agent.now());
+        effect = machine.step(input, agent.now_for(carrier));
     }
 }
 

@@ -141,6 +141,7 @@ pub async fn enrol(
     let (trust, reply) = follow_roots(trust, &reply).map_err(EnrolError::Refused)?;
     let device = DeviceId::of(&signer.public_key());
     let grant = Grant::verify(&reply.grant, &device, &trust, None).map_err(EnrolError::Refused)?;
+    grant.check_new(&trust, None).map_err(EnrolError::Refused)?;
     grant.open_keys(&vault).map_err(EnrolError::Refused)?;
     if grant.badge(&practitioner, grant.issued_ms).is_none() {
         return Err(EnrolError::NoBadge);

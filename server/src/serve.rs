@@ -2,7 +2,7 @@
 //! It must not let a slow or broken peer keep another from being accepted, while there is room.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -124,10 +124,7 @@ async fn connection(
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(32);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(32);
     let serving = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
     // Whoever shows no certificate may only enrol, and gets no longer than that takes: silent connections hold places.
     let life = if peer.device.is_some() { KNOWN_LIFE } else { STRANGER_LIFE };
@@ -155,11 +152,17 @@ fn keep_watch(stream: &TcpStream) {
 async fn tick<S: Store>(service: Arc<Service<S>>, certificate: Arc<ServerCertificate>, devices: Arc<DeviceVerifier>) {
     let mut every = tokio::time::interval(Duration::from_secs(service.config().tick_s.into()));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let reminder = Arc::new(Mutex::new(expiry::Reminder::default()));
     loop {
         every.tick().await;
         let (service, certificate) = (Arc::clone(&service), Arc::clone(&certificate));
-        let devices = Arc::clone(&devices);
-        let _ = tokio::task::spawn_blocking(move || housekeeping(&service, &certificate, &devices)).await;
+        let (devices, reminder) = (Arc::clone(&devices), Arc::clone(&reminder));
+        let work = move || {
+            // First, so that nothing that goes wrong below keeps it from being said.
+            remind(&service, &reminder);
+            housekeeping(&service, &certificate, &devices);
+        };
+        let _ = tokio::task::spawn_blocking(work).await;
     }
 }
 
@@ -195,6 +198,14 @@ fn authorities<S: Store>(service: &Service<S>) -> Vec<Vec<u8>> {
     authorities
 }
 
+/// Warns of what ends.
+fn remind<S: Store>(service: &Service<S>, reminder: &Mutex<expiry::Reminder>) {
+    let mut reminder = reminder.lock().unwrap_or_else(PoisonError::into_inner);
+    for end in reminder.due(service.trust().root(), service.clock().now_ms()) {
+        tracing::warn!(what = end.what, days = end.days, "a trust root or role ends: draft and sign the next root");
+    }
+}
+
 fn housekeeping<S: Store>(service: &Service<S>, certificate: &ServerCertificate, devices: &DeviceVerifier) {
     let now_ms = service.clock().now_ms();
     let before = service.trust().root().version;
@@ -205,9 +216,6 @@ fn housekeeping<S: Store>(service: &Service<S>, certificate: &ServerCertificate,
         && let Err(error) = devices.renew(&authorities(service))
     {
         tracing::error!(%error, "certificates by the newest device authority are not accepted yet");
-    }
-    for end in expiry::soon(service.trust().root(), now_ms) {
-        tracing::warn!(what = end.what, days = end.days, "a trust root or role ends: draft and sign the next root");
     }
     match resign::heads(&**service.store(), service.keys(), now_ms) {
         Ok(0) => {}

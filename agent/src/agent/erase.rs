@@ -10,7 +10,9 @@ use cpis_protocol::audit::{Act, AuditEvent, ErasureCause, LockCause, Moment};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::PractitionerId;
 use cpis_protocol::policy::Policy;
+use cpis_protocol::sign::Verified;
 use cpis_protocol::text::Text;
+use cpis_protocol::withdrawal::Withdrawal;
 
 use super::Agent;
 use crate::journal::{JournalError, Priority};
@@ -26,18 +28,6 @@ pub enum EraseError {
     /// The receipt could not be written.
     #[error("the erasure receipt could not be written: {0}")]
     Journal(#[from] JournalError),
-}
-
-/// What a live beat may move the estimate by beside elapsed time.
-const CORRECTION_MS: i64 = 60_000;
-/// How long a device waits where time leapt over the end of its lease.
-const GRACE_MS: u64 = 24 * 3_600_000;
-
-/// What was last seen of the lease's end.
-#[derive(Debug, Default)]
-pub(super) struct LeaseWatch {
-    within: Option<(u64, i64)>,
-    leapt_boot_ms: Option<u64>,
 }
 
 /// What stands in for the grant of an erased device: it admits nobody and nothing.
@@ -77,9 +67,10 @@ impl Agent {
     ///
     /// # Errors
     /// [`KeyslotError`].
-    pub fn suspend(&self, number: u64) -> Result<(), KeyslotError> {
+    pub fn suspend(&self, word: &Verified<Withdrawal>) -> Result<(), KeyslotError> {
         self.keys.keyslot().update(|contents| {
-            (contents.suspended, contents.withdrawn) = (true, number);
+            contents.suspended = true;
+            contents.withdrawal = word.bytes().to_vec();
             Ok(())
         })?;
         self.lock_withdrawn();
@@ -103,26 +94,10 @@ impl Agent {
         if self.lease_is_surely_over() { self.erase(ErasureCause::LeaseExpired) } else { self.finish_erasure() }
     }
 
-    /// Whether the lease's end was reached so surely that what cannot be undone may be done: by elapsed boot time from a
-    /// time before it; or, where time leapt over it, after a day of elapsed time. A wall clock, a forged beat or a server
-    /// whose clock is ahead lock a device at once, and must not make it destroy its keys at once.
     fn lease_is_surely_over(&self) -> bool {
         let (clock, reading, end_ms) = (self.replica.clock(), self.clock.reading(), self.grant().lease_until_ms);
-        let (Some(anchor), Some(now_ms)) = (clock.anchor(reading), clock.now(reading)) else { return false };
         let mut watch = self.lease_watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if now_ms < end_ms {
-            *watch = LeaseWatch { within: Some((reading.boot_ms, now_ms)), leapt_boot_ms: None };
-            return false;
-        }
-        let reached = |(boot_ms, at_ms): (u64, i64)| {
-            let elapsed_ms = i64::try_from(reading.boot_ms.saturating_sub(boot_ms)).unwrap_or(i64::MAX);
-            at_ms < end_ms && at_ms.saturating_add(elapsed_ms).saturating_add(CORRECTION_MS) >= end_ms
-        };
-        if reached(anchor) || watch.within.is_some_and(reached) {
-            return true;
-        }
-        let since = *watch.leapt_boot_ms.get_or_insert(reading.boot_ms);
-        reading.boot_ms.saturating_sub(since) >= GRACE_MS
+        watch.is_surely_over(&clock, reading, end_ms)
     }
 
     /// Destroys slots, grant and local keys in both copies of the keyslot file, then writes the receipt.
@@ -137,7 +112,7 @@ impl Agent {
             let head = view.head.as_ref();
             let records = view.feeds.values().map(|copy| copy.state().count).fold(0, u32::saturating_add);
             let anchor_ms = view.beat.as_ref().map_or(0, |beat| beat.issued_ms);
-            (head.map_or(0, |h| h.gseq), head.map_or([0; 32], cpis_protocol::sign::Verified::hash), anchor_ms, records)
+            (head.map_or(0, |h| h.gseq), head.map_or([0; 32], Verified::hash), anchor_ms, records)
         };
         let reading = self.clock.reading();
         let event_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);

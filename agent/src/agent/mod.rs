@@ -5,6 +5,7 @@ mod connection;
 mod erase;
 mod error;
 mod grants;
+mod lease;
 mod limits;
 mod renewal;
 mod report;
@@ -24,6 +25,7 @@ use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
 use cpis_protocol::trust::{Role, Trust};
+use cpis_protocol::withdrawal::Withdrawal;
 use tokio::sync::Notify;
 
 use crate::clock::SystemClock;
@@ -82,7 +84,7 @@ pub struct Agent {
     memory_hard: Mutex<()>,
     people: Mutex<()>,
     sleep: sleep::Sleep,
-    lease_watch: Mutex<erase::LeaseWatch>,
+    lease_watch: Mutex<lease::LeaseWatch>,
     turn: tokio::sync::Mutex<()>,
     upload: tokio::sync::Mutex<()>,
     /// The transports in use: they change with the root and the certificate.
@@ -248,6 +250,12 @@ impl Agent {
         Now { tick_ms: reading.boot_ms, time_ms: self.replica.clock().now(reading) }
     }
 
+    /// The present by which the sync machine judges what comes by this carrier.
+    pub fn now_for(&self, carrier: Carrier) -> Now {
+        let reading = self.clock.reading();
+        Now { tick_ms: reading.boot_ms, time_ms: self.replica.clock().now_for(carrier, reading) }
+    }
+
     /// The trusted root.
     pub fn trust(&self) -> Trust {
         self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -335,10 +343,15 @@ impl Agent {
     /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
     pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
         let signed = self.signed_grant()?;
-        let withdrawn = self.keys.keyslot().contents().withdrawn;
+        let trust = self.trust();
+        let withdrawn = {
+            let keyslot = self.keys.keyslot();
+            // R221: one that the root in force does not vouch for is no measure. It was verified when it was stored.
+            Withdrawal::verify(&keyslot.contents().withdrawal, &self.device, &trust, 0).ok()
+        };
         let view = self.replica.view();
         Some(Pull::new(Start {
-            trust: self.trust(),
+            trust,
             grant: (*signed).clone(),
             beat: view.beat.clone(),
             head: view.head.clone(),

@@ -39,7 +39,8 @@ pub struct Pull {
     grant: Verified<Grant>,
     device: DeviceId,
     with_grant: bool,
-    withdrawn: u64,
+    /// The newest withdrawal: no grant up to its number counts.
+    withdrawn: Option<Verified<Withdrawal>>,
     beat: Option<Verified<Beat>>,
     head: Option<Verified<Head>>,
     damaged: BTreeSet<FeedId>,
@@ -100,6 +101,9 @@ impl Pull {
         self.beat = self.beat.take().filter(|beat| self.trust.stands(Role::Beat, Kind::Beat, beat));
         self.head = self.head.take().filter(|head| self.trust.stands(Role::Publisher, Kind::Head, head));
         self.grant_withdrawn = !self.trust.stands(Role::DeviceAuthority, Kind::Grant, &self.grant);
+        // R221: its number only. Whether the device is suspended is for the next grant to say.
+        let stands = |word: &Verified<Withdrawal>| self.trust.stands(Role::DeviceAuthority, Kind::Withdrawal, word);
+        self.withdrawn = self.withdrawn.take().filter(stands);
     }
 
     /// Cells of the target fetched so far, and in all.
@@ -252,10 +256,10 @@ impl Pull {
     fn grant_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
         let last = Some(&*self.grant).filter(|_| !self.grant_withdrawn);
         let grant = Grant::verify(body, &self.device, &self.trust, last)?;
-        if grant.number <= self.withdrawn {
+        if self.withdrawn.as_ref().is_some_and(|word| grant.number <= word.number) {
             return Err(Refusal::Rollback); // R182
         }
-        self.trust.check_role(Role::DeviceAuthority, now.time_ms)?;
+        grant.check_new(&self.trust, now.time_ms)?;
         self.phase = Phase::GrantStored(Box::new(grant.clone()));
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }
@@ -263,15 +267,15 @@ impl Pull {
     fn withdrawal_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
         // A grant by a withdrawn key is no measure: its number may be as high as a thief likes.
         let granted = if self.grant_withdrawn { 0 } else { self.grant.number };
-        let last = granted.max(self.withdrawn);
+        let last = granted.max(self.withdrawn.as_ref().map_or(0, |word| word.number));
         let withdrawal = Withdrawal::verify(body, &self.device, &self.trust, last)?;
         self.target = None;
         if withdrawal.action == WithdrawalAction::Erase {
             return Ok(Effect::Erase);
         }
-        self.withdrawn = withdrawal.number;
+        self.withdrawn = Some(withdrawal.clone());
         self.phase = Phase::Suspending;
-        Ok(Effect::Suspend { number: withdrawal.number })
+        Ok(Effect::Suspend(withdrawal))
     }
 
     fn ask_root(&mut self, why: Option<Refusal>) -> Effect {

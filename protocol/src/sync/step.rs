@@ -14,6 +14,7 @@ use crate::id::FeedId;
 use crate::message::{Failure, Request};
 use crate::sign::Verified;
 use crate::trust::Trust;
+use crate::withdrawal::Withdrawal;
 
 /// What happened.
 #[derive(Debug)]
@@ -63,10 +64,8 @@ pub enum Effect {
     /// Build the next generation, compare every state root, and flip all feeds at once.
     Apply(Box<Plan>),
     /// A verified withdrawal: lock, answer nothing, keep everything, until the next grant.
-    Suspend {
-        /// The number of the withdrawal.
-        number: u64,
-    },
+    /// To be stored as it was signed: what its number is worth hangs on its key (R221).
+    Suspend(Verified<Withdrawal>),
     /// A verified withdrawal: destroy every key and write the receipt. Nothing follows.
     Erase,
     /// Do nothing until the tick, or until woken.
@@ -108,8 +107,8 @@ pub struct Start {
     pub damaged: BTreeSet<FeedId>,
     /// Whether the carrier has grants: the server does, a bundle does not.
     pub with_grant: bool,
-    /// The number of the newest withdrawal accepted; zero when there was none.
-    pub withdrawn: u64,
+    /// The newest withdrawal accepted, if there was one.
+    pub withdrawn: Option<Verified<Withdrawal>>,
 }
 
 /// Where the machine is in an attempt.

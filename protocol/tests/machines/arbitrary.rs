@@ -137,7 +137,7 @@ fn any_sequence(seed: u64) -> u32 {
                 assert!(until_ms > now.tick_ms);
                 Some(Input::WakeNow)
             }
-            Effect::Suspend { .. } | Effect::Erase => panic!("nothing signed says so"),
+            Effect::Suspend(_) | Effect::Erase => panic!("nothing signed says so"),
         };
     }
     plans

@@ -14,6 +14,7 @@ use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::replica::{self, Road};
 use cpis_protocol::sign::{self, Kind, PublicKey};
 use cpis_protocol::trust::Root;
+use cpis_protocol::withdrawal::{Withdrawal, WithdrawalAction};
 
 use crate::common::feed::FeedLog;
 use crate::common::ok;
@@ -31,6 +32,11 @@ pub(crate) struct Publisher {
     pub(crate) authority_key: u8,
     pub(crate) gseq: u64,
     pub(crate) grant: u64,
+    pub(crate) lease_ms: i64,
+    /// A grant from another time, in place of the present one.
+    pub(crate) replayed: Option<Vec<u8>>,
+    /// The number of a suspension that goes out in place of the grant.
+    pub(crate) suspension: Option<u64>,
 }
 
 impl Publisher {
@@ -46,6 +52,9 @@ impl Publisher {
             authority_key: AUTHORITY,
             gseq: 0,
             grant: 1,
+            lease_ms: 30 * world::DAY_MS,
+            replayed: None,
+            suspension: None,
         };
         publisher.publish();
         publisher
@@ -80,16 +89,27 @@ impl Publisher {
         self.publish();
     }
 
-    /// A new grant of the same feeds.
-    pub(crate) fn grant_bytes(&self) -> Vec<u8> {
+    /// A grant of the same feeds, made now.
+    pub(crate) fn grant_bytes(&self, now_ms: UnixMs) -> Vec<u8> {
         let feeds: Vec<_> = self.feeds.iter().map(|f| (f.place.feed.as_str(), f.place.epoch)).collect();
-        framed(Kind::Grant, &ok(codec::encode(&world::grant(self.grant, &feeds))), &[self.authority_key])
+        let mut grant = world::grant(self.grant, &feeds);
+        (grant.issued_ms, grant.lease_until_ms) = (now_ms, now_ms.saturating_add(self.lease_ms));
+        framed(Kind::Grant, &ok(codec::encode(&grant)), &[self.authority_key])
+    }
+
+    fn suspension_bytes(&self, number: u64) -> Vec<u8> {
+        let action = WithdrawalAction::Suspend;
+        let word = Withdrawal { device: world::device(), number, action, issued_ms: world::T0 };
+        framed(Kind::Withdrawal, &ok(codec::encode(&word)), &[self.authority_key])
     }
 
     /// The honest answer.
     pub(crate) fn answer(&mut self, request: &Request, now_ms: UnixMs) -> Result<Vec<u8>, Failure> {
         let found = match request {
-            Request::Grant => Some(self.grant_bytes()),
+            Request::Grant if self.replayed.is_some() => self.replayed.clone(),
+            Request::Grant => {
+                Some(self.suspension.map_or_else(|| self.grant_bytes(now_ms), |n| self.suspension_bytes(n)))
+            }
             Request::Beat(_) => {
                 let beat = world::beat(self.gseq, &self.current, now_ms);
                 let bytes = framed(Kind::Beat, &ok(codec::encode(&beat)), &[self.beat_key]);
@@ -115,8 +135,10 @@ impl Publisher {
         for (version, root) in self.roots.range(after..).take(limits::CATCH_UP_ROOTS) {
             ok(catch_up::push(&mut out, &Part::Named(&Request::Root(*version)), root));
         }
-        if ask.grant {
-            ok(catch_up::push(&mut out, &Part::Grant, &self.grant_bytes()));
+        if (ask.grant || self.suspension.is_some())
+            && let Ok(grant) = self.answer(&Request::Grant, now_ms)
+        {
+            ok(catch_up::push(&mut out, &Part::Grant, &grant));
         }
         if let Ok(beat) = self.answer(&Request::Beat(cpis_protocol::text::Text::lossy(world::SCOPE)), now_ms) {
             ok(catch_up::push(&mut out, &Part::Beat, &beat));

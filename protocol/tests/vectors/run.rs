@@ -184,6 +184,7 @@ fn grant(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
     let (trust, device): (_, DeviceId) = (c.trust(), ok(c.need("device").parse()));
     let last = c.earlier("last").map(|bytes| ok(Grant::verify(&bytes, &device, &trust, None)));
     let grant = Grant::verify(bytes, &device, &trust, last.as_deref())?;
+    grant.check_new(&trust, c.now())?;
     let keys = grant.open_keys(&OpeningKey::from_seed(c.array("vault")))?;
     let holds: Vec<&str> = c.need("holds").split(' ').collect();
     let number = |at: usize| holds[at].parse::<u64>().unwrap_or_else(|e| panic!("{e}"));

@@ -192,7 +192,7 @@ pub(crate) fn beat_by_pull(
         head: None,
         damaged: Default::default(),
         with_grant: false,
-        withdrawn: 0,
+        withdrawn: None,
     });
     let now = Now { tick_ms: 0, time_ms: now };
     machine.step(pull::Input::Wake, now);
@@ -226,7 +226,7 @@ pub(crate) fn withdrawal_by_pull(bytes: &[u8], trust: &Trust, last: u64) -> Opti
             head: None,
             damaged: std::collections::BTreeSet::new(),
             with_grant: true,
-            withdrawn: 0,
+            withdrawn: None,
         });
         let now = Now { tick_ms: 0, time_ms: None };
         assert!(matches!(machine.step(pull::Input::Wake, now), pull::Effect::CatchUp(_)));
@@ -236,7 +236,7 @@ pub(crate) fn withdrawal_by_pull(bytes: &[u8], trust: &Trust, last: u64) -> Opti
         }
         match effect {
             pull::Effect::Erase => Some(WithdrawalAction::Erase),
-            pull::Effect::Suspend { .. } => Some(WithdrawalAction::Suspend),
+            pull::Effect::Suspend(_) => Some(WithdrawalAction::Suspend),
             _ => None,
         }
     };

@@ -9,6 +9,7 @@ mod limits;
 mod renewal;
 mod report;
 mod sleep;
+mod telling;
 mod unlock;
 
 use std::path::{Path, PathBuf};
@@ -368,6 +369,11 @@ impl Agent {
     /// # Errors
     /// [`Refusal`].
     pub fn acknowledge(&self, receipt: &Verified<Receipt>) -> Result<u64, Refusal> {
+        self.tell_unrecorded();
+        if self.keys.keyslot().contents().usage.iter().any(|usage| telling::holds_back(usage, receipt.through.seq)) {
+            tracing::error!("a receipt waits: what its links tell could not be noted");
+            return Err(Refusal::Malformed);
+        }
         self.journal.acknowledge(receipt).map_err(|error| {
             tracing::error!(%error, "a receipt was not accepted");
             match error {

@@ -98,19 +98,24 @@ pub fn seats<T: Tx>(
             }
         }
     }
-    let place = |question: &Option<Hash>| {
+    let mut place = |question: &Option<Hash>| {
         let Some(question) = question else { return Ok(0) };
         match had.iter().find(|(other, _)| other == question) {
             Some((_, seat)) if *seat < full => Ok(*seat),
             // Waits: perhaps one has fallen free.
             Some(_) => {
                 tx.leave_seat(id, feed, question)?;
-                tx.take_seat(id, feed, question)
+                let seat = tx.take_seat(id, feed, question)?;
+                if seat < full {
+                    // Another may have fallen free at the same time: the next who waits tries as well.
+                    moved.extend(tx.seated_from(feed, question, full)?);
+                }
+                Ok(seat)
             }
             None => tx.take_seat(id, feed, question),
         }
     };
-    wanted.iter().map(place).collect()
+    wanted.iter().map(&mut place).collect()
 }
 
 #[cfg(test)]

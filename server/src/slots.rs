@@ -90,12 +90,11 @@ pub fn seats<T: Tx>(
     let wanted: Vec<Option<Hash>> = queries.iter().map(names).collect();
     let had = tx.seats(id, feed)?;
     let full = u32::from(SHARED_TOKEN_MAX);
-    for (question, seat) in &had {
+    for (question, _) in &had {
         if !wanted.contains(&Some(*question)) {
             tx.leave_seat(id, feed, question)?;
-            if *seat < full {
-                moved.extend(tx.seated_from(feed, question, full)?);
-            }
+            // Also from a wait: perhaps this one was the next for a place that has fallen free.
+            moved.extend(tx.seated_from(feed, question, full)?);
         }
     }
     let mut place = |question: &Option<Hash>| {

@@ -196,11 +196,7 @@ fn search(agent: &Agent, asked: &Asked, area: Option<&str>) -> Result<(Answer, V
     let parameters = agent.replica().view().head.as_ref().map(|head| head.lookup).ok_or(CannotAnswer::NeverSynced)?;
     agent.quota(asked.badge.practitioner)?;
     let query = Query::nhs_number(asked.number, asked.birth);
-    let token = {
-        // One at a time: many at once would take all the memory that a tablet has.
-        let _turn = agent.memory_hard();
-        query.token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?
-    };
+    let token = agent.token(&query, &parameters).map_err(|_| CannotAnswer::IntegrityFailure)?;
     let reading = agent.clock().reading();
     let Finding { copy, found, .. } = find(agent, asked.badge.practitioner, &[token], reading)?;
     if !found.is_empty() {

@@ -55,9 +55,7 @@ impl Agent {
             Err(_) => usage.glass = usage.glass.take(&policy, now_ms).ok_or(CannotAnswer::RateLimited)?, // R164
         }
         // R160
-        keyslot
-            .update(|contents| contents.set_usage(usage, |old| self.is_idle(old, now_ms)))
-            .map_err(not_counted)
+        keyslot.update(|contents| contents.set_usage(usage, |old| self.is_idle(old, now_ms))).map_err(not_counted)
     }
 
     /// Whether nothing is lost if this is forgotten.

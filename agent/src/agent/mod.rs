@@ -21,6 +21,7 @@ use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
 use cpis_protocol::clock::Carrier;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
+use cpis_protocol::query::{LookupParameters, Query, Token};
 use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
@@ -80,7 +81,8 @@ pub struct Agent {
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
-    memory_hard: Mutex<()>,
+    /// The turn for a memory-hard step, and how many there were.
+    memory_hard: Mutex<u64>,
     people: Mutex<()>,
     sleep: sleep::Sleep,
     lease_watch: Mutex<erase::LeaseWatch>,
@@ -161,7 +163,7 @@ impl Agent {
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
-            memory_hard: Mutex::new(()),
+            memory_hard: Mutex::new(0),
             people: Mutex::new(()),
             sleep,
             lease_watch: Mutex::default(),
@@ -281,9 +283,20 @@ impl Agent {
         &self.turn
     }
 
-    /// The turn for a memory-hard step.
-    pub fn memory_hard(&self) -> MutexGuard<'_, ()> {
-        self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The memory-hard step of one question. Blocks. One at a time: many at once would take all the memory that a tablet
+    /// has.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`] when the memory cannot be had.
+    pub fn token(&self, query: &Query, parameters: &LookupParameters) -> Result<Token, Refusal> {
+        let mut steps = self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner);
+        *steps += 1;
+        query.token(parameters)
+    }
+
+    /// How many memory-hard steps look-ups have taken since the start.
+    pub fn steps(&self) -> u64 {
+        *self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The turn to open the vault, or to change what practitioners may do.

@@ -406,10 +406,10 @@ mod tests {
             "01",
             "0300000000000000",
             &"ab".repeat(32),
-            "0100", // being told: as which link, its hash, how many
+            "0100",             // being told: as which link, its hash, how many
             "0600000000000000", // time that was let go of
-            "05000000", // times the glass was broken
-            "04000000", // not recorded in all
+            "05000000",         // times the glass was broken
+            "04000000",         // not recorded in all
         ]
         .concat();
         let length = public.len() / 2;

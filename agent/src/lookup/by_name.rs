@@ -13,7 +13,9 @@ use cpis_protocol::question::{self, Asked, Way};
 use cpis_protocol::text::Text;
 use serde::Serialize;
 
-use super::{Finding, Reply, admit, find, keep_for_reveal, limited, miss, push_once, record_or_count, refused, words_for};
+use super::{
+    Finding, Reply, admit, find, keep_for_reveal, limited, miss, push_once, record_or_count, refused, words_for,
+};
 use crate::agent::Agent;
 use crate::replica::Found;
 
@@ -166,8 +168,7 @@ fn search(
     // All of them, whatever the first would find: hit and miss do the same work.
     let mut tokens: Vec<Token> = Vec::with_capacity(questions.len());
     for (_, query) in questions {
-        let _turn = agent.memory_hard();
-        tokens.push(query.token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?);
+        tokens.push(agent.token(query, &parameters).map_err(|_| CannotAnswer::IntegrityFailure)?);
     }
     let Finding { copy, found, crowded } = find(agent, badge.practitioner, &tokens, agent.clock().reading())?;
     if found.is_empty() && crowded {

@@ -259,7 +259,10 @@ pub fn maintain<S: Store>(service: &Service<S>, now_ms: i64) -> Result<u64, Publ
     }
     let published = publish::publish(&**service.store(), service.keys(), now_ms, &mut |_| ())?;
     if published.crowded > 0 {
-        tracing::warn!(slots = published.crowded, "more people share their details than a device shows");
+        tracing::warn!(
+            people = published.crowded,
+            "more people share their details than a device finds by name: run alert list"
+        );
     }
     Ok(published.puts + published.removes)
 }

@@ -10,6 +10,7 @@ mod limits;
 mod renewal;
 mod report;
 mod sleep;
+mod telling;
 mod unlock;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
 use cpis_protocol::clock::Carrier;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
+use cpis_protocol::query::{LookupParameters, Query, Token};
 use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
@@ -81,8 +83,10 @@ pub struct Agent {
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
-    memory_hard: Mutex<()>,
+    /// The turn for a memory-hard step, and how many there were.
+    memory_hard: Mutex<u64>,
     people: Mutex<()>,
+    erasing: Mutex<()>,
     sleep: sleep::Sleep,
     lease_watch: Mutex<lease::LeaseWatch>,
     turn: tokio::sync::Mutex<()>,
@@ -163,8 +167,9 @@ impl Agent {
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
-            memory_hard: Mutex::new(()),
+            memory_hard: Mutex::new(0),
             people: Mutex::new(()),
+            erasing: Mutex::new(()),
             sleep,
             lease_watch: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
@@ -295,9 +300,20 @@ impl Agent {
         &self.upload
     }
 
-    /// The turn for a memory-hard step.
-    pub fn memory_hard(&self) -> MutexGuard<'_, ()> {
-        self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The memory-hard step of one question. Blocks. One at a time: many at once would take all the memory that a tablet
+    /// has.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`] when the memory cannot be had.
+    pub fn token(&self, query: &Query, parameters: &LookupParameters) -> Result<Token, Refusal> {
+        let mut steps = self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner);
+        *steps += 1;
+        query.token(parameters)
+    }
+
+    /// How many memory-hard steps look-ups have taken since the start.
+    pub fn steps(&self) -> u64 {
+        *self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The turn to open the vault, or to change what practitioners may do.
@@ -388,6 +404,13 @@ impl Agent {
     /// # Errors
     /// [`Refusal`].
     pub fn acknowledge(&self, receipt: &Verified<Receipt>) -> Result<u64, Refusal> {
+        self.tell_unrecorded();
+        let held_by_usage =
+            self.keys.keyslot().contents().usage.iter().any(|usage| telling::holds_back(usage, receipt.through.seq));
+        if held_by_usage || self.erasure_holds_back(receipt.through.seq) {
+            tracing::error!("a receipt waits: what its links tell could not be noted");
+            return Err(Refusal::Malformed);
+        }
         self.journal.acknowledge(receipt).map_err(|error| {
             tracing::error!(%error, "a receipt was not accepted");
             match error {

@@ -98,6 +98,8 @@ pub struct Erasure {
     pub scope: ScopeId,
     /// The end of the lease.
     pub lease_until_ms: UnixMs,
+    /// Which link of the audit chain the receipt is going to be: its position and hash, durable before the link is.
+    pub announced: Option<(u64, Hash)>,
     /// Whether the receipt is in the audit chain.
     pub receipted: bool,
 }
@@ -346,6 +348,7 @@ mod tests {
             refusal_told_ms: 9,
             unrecorded: Unrecorded { count: 2, first_ms: 8, reason: Text::EMPTY },
             telling: Some(Telling { seq: 3, hash: [0xab; 32], count: 1 }),
+            let_go_ms: 6,
             ..Usage::of(Text::lossy("P1"))
         });
         (contents.glasses, contents.unrecorded_total) = (5, 4);
@@ -406,9 +409,10 @@ mod tests {
             "01",
             "0300000000000000",
             &"ab".repeat(32),
-            "0100",     // being told: as which link, its hash, how many
-            "05000000", // times the glass was broken
-            "04000000", // not recorded in all
+            "0100",             // being told: as which link, its hash, how many
+            "0600000000000000", // time that was let go of
+            "05000000",         // times the glass was broken
+            "04000000",         // not recorded in all
         ]
         .concat();
         let length = public.len() / 2;

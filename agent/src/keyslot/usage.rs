@@ -49,6 +49,8 @@ pub struct Usage {
     pub unrecorded: Unrecorded,
     /// The attempt to tell it.
     pub telling: Option<Telling>,
+    /// Trusted time that was let go of since: times here may be ahead of the present. Zero: none was.
+    pub let_go_ms: UnixMs,
 }
 
 impl Usage {
@@ -62,6 +64,23 @@ impl Usage {
             refusal_told_ms: 0,
             unrecorded: Unrecorded { count: 0, first_ms: 0, reason: Text::EMPTY },
             telling: None,
+            let_go_ms: 0,
+        }
+    }
+
+    /// The use by a clock that was rebased and knows the time again: no time in it is ahead. Whatever else the clock does
+    /// changes nothing here; what is not below the time that was let go of cannot be by the rebased clock.
+    #[must_use]
+    pub fn settled(self, now_ms: UnixMs) -> Self {
+        if now_ms >= self.let_go_ms {
+            return self;
+        }
+        Self {
+            bucket: self.bucket.rebased(now_ms),
+            glass: self.glass.rebased(now_ms),
+            refusal_told_ms: self.refusal_told_ms.min(now_ms),
+            let_go_ms: 0,
+            ..self
         }
     }
 }

@@ -163,7 +163,7 @@ fn each_pattern_of_enumeration_raises_its_alert_once() {
         assert_eq!(digest(&rig).alerts, 1, "{kind:?}");
         assert_eq!(kinds(&rig), [(kind, count)]);
         let row = alerts(&rig).remove(0);
-        assert_eq!((row.device, row.practitioner), (crew.device.id(), crew.device.practitioner));
+        assert_eq!((row.device, row.practitioner), (Some(crew.device.id()), crew.device.practitioner));
     }
 }
 

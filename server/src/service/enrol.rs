@@ -91,21 +91,25 @@ impl<S: Store> Service<S> {
             }
         }
         let Some(mut invitation) = found else { return Ok(Err(ServiceError::Refused("code"))) };
-        // R224: The same device may ask again with the same code, since its reply may have been lost on the way. It
-        // guesses nothing, so that uses nothing up.
+        let before = tx.device(device)?;
+        // R224: The same device may ask again with the same code, since its reply may have been lost on the way; no more
+        // once it has come with its certificate. It guesses nothing, so that uses nothing up.
         let again = invitation.used_by == Some(device);
+        let has_come = before.as_ref().is_some_and(|before| before.reported.is_some());
+        if (again && has_come) || (!again && (invitation.used_by.is_some() || invitation.attempts_left == 0)) {
+            return Ok(Err(ServiceError::Refused("code")));
+        }
         if !again {
-            if invitation.used_by.is_some() || invitation.attempts_left == 0 {
-                return Ok(Err(ServiceError::Refused("code")));
-            }
             invitation.attempts_left -= 1;
+        } else if let Some(before) = &before {
+            // It may have been moved meanwhile: an old code does not move it back.
+            (invitation.site, invitation.scope) = (before.site, before.scope);
         }
         let known = tx.badges(invitation.site)?.iter().any(|badge| badge.practitioner == request.practitioner);
         if !known {
             tx.update_invitation(&invitation)?;
             return Ok(Err(ServiceError::Refused("practitioner")));
         }
-        let before = tx.device(device)?;
         if before.as_ref().is_some_and(|before| before.state != DeviceState::Active) {
             tx.update_invitation(&invitation)?;
             return Ok(Err(ServiceError::Revoked));

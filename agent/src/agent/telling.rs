@@ -45,7 +45,7 @@ pub(super) fn holds_back(usage: &Usage, through: u64) -> bool {
     usage.telling.is_some_and(|telling| telling.seq <= through)
 }
 
-fn not_noted(error: KeyslotError) -> JournalError {
+fn not_noted(error: &KeyslotError) -> JournalError {
     tracing::error!(%error, "the keyslot file cannot be written");
     JournalError::Refused(Refusal::Malformed)
 }
@@ -56,7 +56,7 @@ fn told(file: &impl UsageFile, practitioner: PractitionerId, telling: Telling) -
         usage.unrecorded.count = usage.unrecorded.count.saturating_sub(telling.count);
         usage.telling = None;
     };
-    file.change(practitioner, &note).map_err(not_noted)
+    file.change(practitioner, &note).map_err(|error| not_noted(&error))
 }
 
 /// Appends one link for what this use has not told yet, made by `make`; says whether it did.
@@ -100,7 +100,7 @@ pub(super) fn tell(
         (Err(error), _) if error.is_poisoned() => Err(error),
         (Err(error), _) => {
             // Another link takes that position, and a receipt may cover it before this is tried again.
-            file.change(practitioner, &|usage| usage.telling = None).map_err(not_noted)?;
+            file.change(practitioner, &|usage| usage.telling = None).map_err(|error| not_noted(&error))?;
             Err(error)
         }
     }

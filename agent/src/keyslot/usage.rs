@@ -109,3 +109,39 @@ impl Contents {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cpis_protocol::policy::Policy;
+
+    use super::*;
+
+    const T0: i64 = 1_760_000_000_000;
+    const AHEAD: i64 = T0 + 1_000_000_000;
+
+    fn used_up() -> Usage {
+        let policy = Policy { look_up_burst: 1, break_glass_look_ups: 1, break_glass_s: 60, ..Policy::default() };
+        Usage {
+            bucket: Bucket::default().take(&policy, AHEAD).unwrap(),
+            glass: Glass::default().broken(&policy, Text::EMPTY, AHEAD).unwrap(),
+            refusal_told_ms: AHEAD,
+            ..Usage::of(Text::lossy("P1"))
+        }
+    }
+
+    #[test]
+    fn only_a_rebase_lets_a_time_ahead_give_way_and_once() {
+        let used = used_up();
+        for now_ms in [0, T0, AHEAD - 1, AHEAD, AHEAD + 1] {
+            assert_eq!(used.settled(now_ms), used, "a clock that was merely set");
+        }
+        let rebased = Usage { let_go_ms: AHEAD, ..used };
+        // Not before the clock is back: a look-up may come in between.
+        assert_eq!(rebased.settled(AHEAD), rebased);
+        let settled = rebased.settled(T0);
+        assert_eq!((settled.bucket, settled.glass), (used.bucket.rebased(T0), used.glass.rebased(T0)));
+        assert_eq!((settled.refusal_told_ms, settled.let_go_ms), (T0, 0));
+        assert_eq!(settled.settled(T0 - 1), settled, "once");
+        assert_eq!((settled.unrecorded, settled.telling), (used.unrecorded, used.telling));
+    }
+}

@@ -1,5 +1,7 @@
 //! Alerts and erasure proofs, derived once from what devices sent, whenever the key to open it is there.
 
+mod acts;
+
 use cpis_protocol::audit::{Act, AuditEvent, ErasureCause, LockCause, Moment, Outcome, Tip};
 use cpis_protocol::head::{Beat, Head};
 use cpis_protocol::message::Request;

@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod driver;
 pub mod durable;
 pub mod enrol;
+pub mod environment;
 pub mod journal;
 pub mod keyslot;
 pub mod local_keys;

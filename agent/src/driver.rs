@@ -25,12 +25,18 @@ pub(crate) async fn blocking<R: Send + 'static>(
     agent: &Arc<Agent>,
     work: impl FnOnce(&Agent) -> R + Send + 'static,
 ) -> Option<R> {
+    if agent.environment().is_single_threaded() {
+        return Some(memory::wiping(|| work(agent)));
+    }
     let agent = Arc::clone(agent);
     tokio::task::spawn_blocking(move || memory::wiping(|| work(&agent))).await.ok()
 }
 
 /// The same on the builder's one thread: for what needs megabytes of memory for a moment.
 async fn building<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {
+    if agent.environment().is_single_threaded() {
+        return Some(work(agent));
+    }
     let agent = Arc::clone(agent);
     builder::run(move || work(&agent)).await
 }

@@ -21,6 +21,7 @@ pub mod doctor;
 pub mod driver;
 pub mod durable;
 pub mod enrol;
+pub mod environment;
 mod exchange;
 pub mod journal;
 pub mod keyslot;

@@ -70,6 +70,36 @@ pub trait Store: Send + Sync + 'static {
     fn bytes(&self) -> u64;
 }
 
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn load(&self, name: &RowName) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).load(name)
+    }
+
+    fn row(&self, generation: Generation, row: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).row(generation, row)
+    }
+
+    fn write_rows(&self, generation: Generation, rows: Vec<(u32, Vec<u8>)>) -> Result<(), StoreError> {
+        (**self).write_rows(generation, rows)
+    }
+
+    fn commit(&self, rows: &[(RowName, Vec<u8>)]) -> Result<(), StoreError> {
+        (**self).commit(rows)
+    }
+
+    fn generations(&self) -> Result<Vec<Generation>, StoreError> {
+        (**self).generations()
+    }
+
+    fn drop_generation(&self, generation: Generation) -> Result<(), StoreError> {
+        (**self).drop_generation(generation)
+    }
+
+    fn bytes(&self) -> u64 {
+        (**self).bytes()
+    }
+}
+
 /// The way to the server, or to whatever carries the same objects.
 pub trait Transport: Send + Sync + 'static {
     /// Sends one request and brings the body of a good reply, never longer than the request allows.

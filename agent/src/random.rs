@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 
-use getrandom::SysRng;
 use rand_core::{TryCryptoRng, TryRng};
 
 /// The operating system would not give random bytes.
@@ -34,9 +33,17 @@ impl OsRandom {
     /// [`RandomError`].
     pub fn bytes<const N: usize>() -> Result<[u8; N], RandomError> {
         let mut bytes = [0; N];
-        getrandom::fill(&mut bytes).map_err(RandomError)?;
+        fill(&mut bytes).map_err(RandomError)?;
         Ok(bytes)
     }
+}
+
+fn fill(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    #[cfg(debug_assertions)]
+    if seeded::fill(bytes) {
+        return Ok(());
+    }
+    getrandom::fill(bytes)
 }
 
 fn or_end<T>(result: Result<T, getrandom::Error>) -> T {
@@ -46,22 +53,52 @@ fn or_end<T>(result: Result<T, getrandom::Error>) -> T {
     })
 }
 
+impl OsRandom {
+    fn try_fill_into<const N: usize>(&mut self, mut bytes: [u8; N]) -> Result<[u8; N], Infallible> {
+        self.try_fill_bytes(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
 impl TryRng for OsRandom {
     type Error = Infallible;
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        Ok(or_end(SysRng.try_next_u32()))
+        self.try_fill_into([0; 4]).map(u32::from_le_bytes)
     }
     fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        Ok(or_end(SysRng.try_next_u64()))
+        self.try_fill_into([0; 8]).map(u64::from_le_bytes)
     }
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        or_end(SysRng.try_fill_bytes(bytes));
+        or_end(fill(bytes));
         Ok(())
     }
 }
 
 // With `Error = Infallible` this makes it a `rand_core::CryptoRng`.
 impl TryCryptoRng for OsRandom {}
+
+/// Bytes from a simulation in place of the system's, on one thread: what must repeat must not draw.
+/// Only in builds with debug assertions, so in no release: there nothing can make a key predictable.
+#[cfg(debug_assertions)]
+pub mod seeded {
+    use std::cell::RefCell;
+
+    /// Fills a buffer.
+    pub type Source = Box<dyn FnMut(&mut [u8])>;
+
+    thread_local! {
+        static SOURCE: RefCell<Option<Source>> = const { RefCell::new(None) };
+    }
+
+    /// From now on this thread's bytes come from here; `None`: from the system again.
+    pub fn set(source: Option<Source>) {
+        SOURCE.set(source);
+    }
+
+    pub(super) fn fill(bytes: &mut [u8]) -> bool {
+        SOURCE.with_borrow_mut(|source| source.as_mut().map(|source| source(bytes)).is_some())
+    }
+}
 
 #[cfg(test)]
 mod tests {

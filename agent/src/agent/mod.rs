@@ -30,18 +30,17 @@ use cpis_protocol::trust::{Role, Trust};
 use cpis_protocol::withdrawal::Withdrawal;
 use tokio::sync::Notify;
 
-use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::device_secret::DeviceSecret;
 use crate::durable;
+use crate::environment::{Environment, ThisMachine};
 use crate::journal::{Journal, JournalError, Options, Priority};
 use crate::keyslot::Keyslot;
 use crate::local_keys::LocalKeys;
-use crate::port::{Clock, StoreError};
+use crate::port::{Clock, Store, StoreError};
 use crate::random::OsRandom;
 use crate::replica::Replica;
 use crate::status::SyncStatus;
-use crate::store::SledStore;
 use crate::transport::HttpTransport;
 use crate::vault::Vault;
 
@@ -68,6 +67,7 @@ struct HeldGrant {
 /// An enrolled device's agent.
 pub struct Agent {
     directory: PathBuf,
+    environment: Arc<dyn Environment>,
     clock: Arc<dyn Clock>,
     secret: DeviceSecret,
     keys: LocalKeys,
@@ -77,7 +77,7 @@ pub struct Agent {
     grant: RwLock<HeldGrant>,
     previous: RwLock<Option<Arc<Verified<Grant>>>>,
     journal: Journal,
-    replica: Replica<SledStore, LocalKeys>,
+    replica: Replica<Box<dyn Store>, LocalKeys>,
     vault: Vault,
     status: SyncStatus,
     moved: AtomicBool,
@@ -108,13 +108,21 @@ impl Agent {
     /// # Errors
     /// [`OpenError`].
     pub fn open(directory: &Path, config: &Config) -> Result<Self, OpenError> {
+        Self::open_in(directory, config, Arc::new(ThisMachine))
+    }
+
+    /// The same on the given machine.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(directory: &Path, config: &Config, environment: Arc<dyn Environment>) -> Result<Self, OpenError> {
         if !directory.join(KEYSLOT).exists() {
             return Err(OpenError::NotEnrolled);
         }
         let lock = Self::wait_for_lock(&directory.join(LOCK))?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
+        let clock = environment.clock()?;
         let secret = DeviceSecret::open(directory, &config.sources())?;
-        let mut keyslot = Keyslot::open(&directory.join(KEYSLOT), &secret)?;
+        let mut keyslot = Keyslot::open_on(&directory.join(KEYSLOT), &secret, environment.disk())?;
         let contents = keyslot.contents();
         // The keyslot's own copy stays where it is; this one signs audit links and the TLS handshake.
         let signer = Signer::from_seed(*contents.signer.seed());
@@ -130,7 +138,7 @@ impl Agent {
         let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
         let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
         let options = Options { capacity_bytes, ..Options::default() };
-        let (journal, recovery) = Journal::open(&directory.join(JOURNAL), device, options)?;
+        let (journal, recovery) = Journal::open_on(&directory.join(JOURNAL), device, options, environment.disk())?;
         if recovery.torn_bytes > 0 {
             // Nothing acknowledged is in a torn tail: an append returns only after its sync.
             tracing::warn!(bytes = recovery.torn_bytes, "the audit journal had a torn tail, which was cut off");
@@ -138,7 +146,7 @@ impl Agent {
         let reading = clock.reading();
         keyslot.begin_delays(reading.boot_ms);
         let keys = LocalKeys::new(keyslot, &secret);
-        let replica = Self::open_replica(directory, &keys, &trust, &grant)?;
+        let replica = Self::open_replica(environment.as_ref(), directory, &keys, &trust, &grant)?;
         replica.begin_clock(keys.keyslot().contents().clock);
         replica.set_clock_rule(grant.policy.clock_after_restart);
         // A grant is signed time too: it bounds the clock even when the replica had to be set aside.
@@ -152,6 +160,7 @@ impl Agent {
         let sleep = sleep::Sleep::new(reading.boot_ms, clock.awake_ms());
         let this = Self {
             directory: directory.to_path_buf(),
+            environment,
             clock,
             secret,
             keys,
@@ -199,13 +208,14 @@ impl Agent {
 
     /// Opens the replica; a broken directory is set aside and fetched again. Meanwhile the answer is "cannot answer".
     fn open_replica(
+        environment: &dyn Environment,
         directory: &Path,
         keys: &LocalKeys,
         trust: &Trust,
         grant: &Grant,
-    ) -> Result<Replica<SledStore, LocalKeys>, OpenError> {
+    ) -> Result<Replica<Box<dyn Store>, LocalKeys>, OpenError> {
         let path = directory.join(REPLICA);
-        let open = || Replica::open(SledStore::open(&path)?, keys.clone(), trust, &grant.scope);
+        let open = || Replica::open(environment.open_store(&path)?, keys.clone(), trust, &grant.scope);
         match open() {
             Ok(replica) => Ok(replica),
             // A full or failing disk is no reason to give up a good copy.
@@ -244,6 +254,16 @@ impl Agent {
         self.device
     }
 
+    /// The machine that it runs on.
+    pub fn environment(&self) -> &dyn Environment {
+        self.environment.as_ref()
+    }
+
+    /// The audit journal.
+    pub const fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     /// The clocks.
     pub fn clock(&self) -> &dyn Clock {
         self.clock.as_ref()
@@ -276,7 +296,7 @@ impl Agent {
     }
 
     /// The replica.
-    pub const fn replica(&self) -> &Replica<SledStore, LocalKeys> {
+    pub const fn replica(&self) -> &Replica<Box<dyn Store>, LocalKeys> {
         &self.replica
     }
 

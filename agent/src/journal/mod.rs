@@ -47,7 +47,7 @@ use cpis_protocol::id::{ChainId, DeviceId};
 use cpis_protocol::sign::Verified;
 use cpis_protocol::{Refusal, limits};
 
-use self::disk::{Disk, OsDisk};
+pub use self::disk::{Disk, OsDisk};
 pub use self::error::JournalError;
 use self::format::{Framed, LINK_RECORD_BYTES, Record};
 use self::index::Entry;
@@ -104,7 +104,11 @@ impl Journal {
         Self::open_on(dir, device, options, Box::new(OsDisk))
     }
 
-    fn open_on(
+    /// The same over the given durable steps.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(
         dir: &Path,
         device: DeviceId,
         options: Options,

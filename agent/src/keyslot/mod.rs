@@ -28,7 +28,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use cpis_protocol::Refusal;
@@ -46,6 +45,7 @@ pub use self::vault::{ATTEMPTS_MAX, DELAY_MAX_S, NewSlot, SlotStatus, VaultError
 use crate::device_secret::DeviceSecret;
 use crate::device_secret::tpm::{Tpm, TpmError};
 use crate::durable;
+use crate::journal::{Disk, OsDisk};
 use crate::random::{OsRandom, RandomError};
 
 const KEK_DOMAIN: &str = "cpis-edge/1/keyslot";
@@ -102,6 +102,7 @@ pub enum KeyslotError {
 /// The open keyslot file. It is locked against other processes until dropped.
 pub struct Keyslot {
     file: File,
+    disk: Box<dyn Disk>,
     kek: Key,
     pepper: Key,
     /// The TPM that keeps the device secret, where one does.
@@ -146,6 +147,14 @@ impl Keyslot {
     /// [`KeyslotError::Missing`], [`KeyslotError::InUse`], [`KeyslotError::WrongSecret`], [`KeyslotError::Damaged`],
     /// [`KeyslotError::Format`], [`KeyslotError::Io`].
     pub fn open(path: &Path, secret: &DeviceSecret) -> Result<Self, KeyslotError> {
+        Self::open_on(path, secret, Box::new(OsDisk))
+    }
+
+    /// The same over the given durable steps.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(path: &Path, secret: &DeviceSecret, disk: Box<dyn Disk>) -> Result<Self, KeyslotError> {
         let mut file = durable::open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => KeyslotError::Missing(path.to_owned()),
             _ => KeyslotError::Io(error),
@@ -167,6 +176,7 @@ impl Keyslot {
         let pepper = secret.derive(PEPPER_DOMAIN);
         let mut this = Self {
             file,
+            disk,
             kek,
             pepper,
             tpm: secret.tpm().cloned(),
@@ -178,7 +188,7 @@ impl Keyslot {
             since_boot_ms: 0,
         };
         // What was read may be in the page cache only, if the process before ended between write and sync.
-        this.file.sync_data()?;
+        this.disk.sync(&this.file)?;
         if opened.flags & FLAG_SCRUB != 0 {
             this.overwrite_other()?;
         }
@@ -263,8 +273,8 @@ impl Keyslot {
         let generation = self.generation.checked_add(1).ok_or(KeyslotError::Full)?;
         let older = 1 - self.newest;
         let slot = format::seal(&self.kek, flags, generation, body, &mut OsRandom)?;
-        self.file.write_all_at(&slot, (older * SLOT_BYTES) as u64)?;
-        self.file.sync_data()?;
+        self.disk.write(&self.file, &slot, (older * SLOT_BYTES) as u64)?;
+        self.disk.sync(&self.file)?;
         (self.generation, self.newest) = (generation, older);
         Ok(())
     }

@@ -119,17 +119,10 @@ impl Agent {
         let (site, scope, lease_until_ms) = (grant.site, grant.scope, grant.lease_until_ms);
         let note =
             Erasure { cause, records, event_ms, anchor_ms, gseq, head, site, scope, lease_until_ms, receipted: false };
-        let erased = self.keys.keyslot().destroy(|contents| {
+        let erased = self.keys.keyslot().erase(&note, |contents| {
             // A grant may have come meanwhile: its lease is not the one that ran out.
             let renewed = signed.as_ref().is_some_and(|signed| contents.grant != signed.bytes());
-            if cause == ErasureCause::LeaseExpired && renewed && contents.erasure.is_none() {
-                return Ok(false);
-            }
-            if contents.erasure.is_none() {
-                contents.erase_keys();
-                contents.erasure = Some(note.clone());
-            }
-            Ok(true)
+            cause != ErasureCause::LeaseExpired || !renewed
         })?;
         if !erased {
             return Ok(());

@@ -5,19 +5,22 @@
 //! chunks, then apply.
 //! A target head is pinned until it is complete; a broken download goes on at the next object.
 
+mod resume;
+
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Now;
+use self::resume::is_final;
 use super::backoff::Backoff;
 use super::step::Phase;
-pub use super::step::{Effect, Input, Outcome, Start};
+pub use super::step::{Effect, Input, Outcome, Pinned, Start};
 use super::target::{Arrived, Target, Work};
-pub use super::target::{Plan, Source, StagedChunk};
+pub use super::target::{Comparison, Plan, Source, StagedChunk};
 use crate::grant::Grant;
-use crate::head::{Beat, Head, Reference};
+use crate::head::{Beat, FeedState, Head, Reference};
 use crate::id::{DeviceId, FeedId};
 use crate::message::{Failure, Request};
 use crate::sign::{Kind, Verified};
@@ -39,6 +42,8 @@ pub struct Pull {
     beat: Option<Verified<Beat>>,
     head: Option<Verified<Head>>,
     damaged: BTreeSet<FeedId>,
+    /// The states for which chunks are staged.
+    staged: BTreeMap<FeedId, FeedState>,
     /// The grant was signed by a key that the root in force does not name: it is no measure for the next one.
     grant_withdrawn: bool,
     target: Option<Target>,
@@ -67,6 +72,7 @@ impl Pull {
             beat: start.beat,
             head: start.head,
             damaged: start.damaged,
+            staged: start.staged,
             grant_withdrawn: false,
             target: None,
             phase: Phase::Idle,
@@ -77,6 +83,7 @@ impl Pull {
             asked_ms: 0,
         };
         pull.let_go();
+        pull.target = start.pinned.and_then(|pinned| pull.restored(pinned));
         pull
     }
 
@@ -128,6 +135,7 @@ impl Pull {
                 self.target = None;
                 self.fail(Outcome::StoreFailed, now)
             }
+            Input::Compared(held) => self.compared(&held, now),
             Input::Applied(result) => self.applied(result, now),
         }
     }
@@ -201,8 +209,10 @@ impl Pull {
             | Phase::Suspending
             | Phase::RootStored(_)
             | Phase::Confirming
+            | Phase::Pinning
+            | Phase::Comparing(_)
             | Phase::Cells
-            | Phase::Staging
+            | Phase::Staging(_)
             | Phase::Applying => Err(Refusal::Malformed),
         };
         match result {
@@ -270,15 +280,14 @@ impl Pull {
             self.beat = Some(beat.clone());
             return Ok(Effect::Confirm { beat, asked_ms: self.asked_ms });
         }
-        // Keys of a target may be gone from a newer grant: such a target would be a copy that nobody can read.
-        if self.target.as_ref().is_some_and(|target| !self.grant.covers(&target.head)) {
-            self.target = None;
-        }
+        self.drop_unfit(&beat, now);
         // A pinned target is completed first, even if the register has moved on meanwhile.
         if let Some(target) = self.target.as_mut().filter(|target| target.head.scope == beat.scope) {
             if target.beat.head == beat.head {
                 target.beat = beat;
-                target.asked_ms = self.asked_ms;
+                target.asked_ms = Some(self.asked_ms);
+            } else {
+                target.overtaken = true;
             }
             return Ok(self.next_work());
         }
@@ -298,12 +307,7 @@ impl Pull {
         if let Some(effect) = self.keys_first(&head, now) {
             return Ok(effect);
         }
-        let have = |feed: &FeedId| {
-            // A damaged feed counts as not held: it is fetched whole.
-            self.head.as_ref().filter(|_| !self.damaged.contains(feed)).and_then(|head| head.feed(feed))
-        };
-        let target = Target::new(beat, head, self.asked_ms, have)?;
-        self.target = Some(target);
+        self.target = Some(self.lay_out(beat, head, Some(self.asked_ms))?);
         Ok(self.next_work())
     }
 
@@ -327,6 +331,10 @@ impl Pull {
             self.phase = Phase::Reference;
             return Effect::Fetch(vec![Request::Reference(reference)]);
         }
+        if let Some(effect) = self.beforehand() {
+            return effect;
+        }
+        let Some(target) = self.target.as_mut() else { return self.ask_beat() };
         let count = target.work.len().min(REQUESTS_MAX); // R44
         if count == 0 {
             self.phase = Phase::Applying;
@@ -346,17 +354,13 @@ impl Pull {
             Some(Outcome::Failed(Failure::Revoked | Failure::Suspended)) if self.with_grant && !self.grant_is_new => {
                 self.ask_grant()
             }
-            // What is gone or wrong will not get better: the next attempt starts from a new beat.
-            Some(outcome @ (Outcome::Failed(Failure::NotFound) | Outcome::Refused(_))) => {
-                self.target = None;
-                self.fail(outcome, now)
-            }
             // What arrived whole is kept before the failure is dealt with: nothing is fetched twice.
-            Some(_) | None if !chunks.is_empty() => {
-                self.phase = Phase::Staging; // R95
+            _ if !chunks.is_empty() => {
+                self.staged.extend(chunks.iter().map(|chunk| (chunk.state.feed, chunk.state.clone())));
+                self.phase = Phase::Staging(trouble.filter(is_final)); // R95
                 Effect::Stage(chunks)
             }
-            Some(outcome) => self.fail(outcome, now),
+            Some(outcome) => self.end_with(outcome, now),
             None => self.next_work(),
         }
     }
@@ -386,13 +390,15 @@ impl Pull {
             }
             Phase::Suspending => self.fail(Outcome::Failed(Failure::Suspended), now),
             Phase::Confirming => self.rest(now),
-            Phase::Staging => self.next_work(),
+            Phase::Pinning | Phase::Staging(None) => self.next_work(),
+            Phase::Staging(Some(outcome)) => self.end_with(outcome, now),
             Phase::Idle
             | Phase::Grant
             | Phase::Beat
             | Phase::Root(_)
             | Phase::Head(_)
             | Phase::Reference
+            | Phase::Comparing(_)
             | Phase::Cells
             | Phase::Applying => self.fail(Outcome::Refused(Refusal::Malformed), now),
         }
@@ -403,12 +409,15 @@ impl Pull {
             return self.fail(Outcome::Refused(Refusal::Malformed), now);
         }
         let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
+        let overtaken = target.overtaken;
         match result {
             Ok(()) => {
                 self.beat = Some(target.beat);
                 self.head = Some(target.head);
                 self.damaged.clear();
-                self.rest(now)
+                self.staged.clear();
+                // What was pinned is in; what came after it is asked for at once.
+                if overtaken { self.ask_beat() } else { self.rest(now) }
             }
             Err(feeds) => {
                 // These feeds are fetched whole next time; the old generation keeps answering.

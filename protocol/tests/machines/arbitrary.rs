@@ -42,6 +42,7 @@ fn bodies(publisher: &mut Publisher) -> Vec<Vec<u8>> {
         cpis_protocol::message::Request::Reference([0; 32]),
         cpis_protocol::message::Request::Manifest { feed: place.feed, epoch: place.epoch, seq },
         cpis_protocol::message::Request::Chunk { feed: place.feed, epoch: place.epoch, seq, index: 0 },
+        cpis_protocol::message::Request::Bounds { feed: place.feed, epoch: place.epoch, seq },
         cpis_protocol::message::Request::Delta { feed: place.feed, epoch: place.epoch, from: 0, to: seq },
     ];
     let mut bodies: Vec<_> = requests.iter().filter_map(|r| publisher.answer(r, T0 + 5).ok()).collect();
@@ -66,7 +67,8 @@ fn input(rng: &mut SeedRng, bodies: &[Vec<u8>]) -> Input {
         }
         _ => Ok(bodies[rng.below(bodies.len() as u32) as usize].clone()),
     };
-    match rng.below(12) {
+    match rng.below(13) {
+        12 => Input::Compared(vec![(cpis_protocol::text::Text::lossy("E09000033"), vec![0, 7])]),
         0 => Input::Wake,
         1 => Input::WakeNow,
         2..=6 => Input::Fetched((0..rng.below(10)).map(|_| reply(rng)).collect()),
@@ -111,7 +113,10 @@ fn any_sequence(seed: u64) -> u32 {
                 assert_eq!(grant.device, world::device());
                 Some(Input::Stored)
             }
-            Effect::Confirm { .. } | Effect::Stage(_) => Some(Input::Stored),
+            Effect::Confirm { .. } | Effect::Stage(_) | Effect::Pin(_) => Some(Input::Stored),
+            Effect::Compare(comparisons) => {
+                Some(Input::Compared(comparisons.iter().map(|c| (c.state.feed, vec![rng.below(3)])).collect()))
+            }
             Effect::Apply(plan) => {
                 check_plan(&plan, &trust);
                 plans += 1;

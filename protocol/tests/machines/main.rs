@@ -6,6 +6,7 @@ mod arbitrary;
 mod common;
 mod driver;
 mod publisher;
+mod resume;
 mod roots;
 mod upload;
 
@@ -74,7 +75,7 @@ fn converges_after_any_weather() {
         let mut rng = SeedRng::new(seed);
         let mut publisher = publisher(&mut rng);
         let mut device = Device::new(&publisher, true);
-        let mut weather = Weather { chance: 5 + rng.below(40), rng: SeedRng::new(1000 + seed), lose_first: false };
+        let mut weather = Weather { chance: 5 + rng.below(40), rng: SeedRng::new(1000 + seed), ..Weather::fair() };
         for step in 0..25 {
             if rng.below(3) == 0 {
                 change(&mut publisher, &mut rng);

@@ -175,6 +175,8 @@ pub(crate) fn beat_by_pull(
         beat: last.cloned(),
         head: None,
         damaged: Default::default(),
+        pinned: None,
+        staged: std::collections::BTreeMap::new(),
         with_grant: false,
         withdrawn: 0,
     });
@@ -208,6 +210,8 @@ pub(crate) fn withdrawal_by_pull(bytes: &[u8], trust: &Trust, last: u64) -> Opti
         beat: None,
         head: None,
         damaged: std::collections::BTreeSet::new(),
+        pinned: None,
+        staged: std::collections::BTreeMap::new(),
         with_grant: true,
         withdrawn: 0,
     });

@@ -27,6 +27,12 @@ impl Bounds {
         Self(live.into_iter().step_by(CHUNK_CELLS as usize).collect())
     }
 
+    /// Those of a live set, given by the first blind id of each of its chunks.
+    #[must_use]
+    pub const fn from_first(first: Vec<BlindId>) -> Self {
+        Self(first)
+    }
+
     /// The wire form: the blind ids, nothing else.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

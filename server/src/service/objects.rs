@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
-use cpis_protocol::cell::CELL_BYTES;
+use cpis_protocol::cell::{CELL_BYTES, Cell};
+use cpis_protocol::compare::Bounds;
 use cpis_protocol::digest::Hash;
 use cpis_protocol::id::{Epoch, FeedId, FeedSeq};
 use cpis_protocol::limits;
@@ -70,6 +71,16 @@ pub(crate) fn manifest(snapshot: &[u8]) -> Vec<u8> {
     Manifest::of(&leaves).to_bytes()
 }
 
+/// The wire form of where each chunk of a live set begins.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub(crate) fn bounds(snapshot: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let first = snapshot.chunks(limits::CHUNK_CELLS as usize * CELL_BYTES).filter_map(|chunk| chunk.get(..CELL_BYTES));
+    let first: Result<Vec<_>, _> = first.map(|bytes| Cell::from_bytes(bytes).map(|cell| cell.blind())).collect();
+    Ok(Bounds::from_first(first.map_err(|_| StoreError::Corrupt("cell.bytes"))?).to_bytes())
+}
+
 /// One chunk of a live set.
 pub(crate) fn chunk(snapshot: &[u8], index: u32) -> Option<&[u8]> {
     snapshot.chunks(limits::CHUNK_CELLS as usize * CELL_BYTES).nth(index as usize)
@@ -120,6 +131,16 @@ impl<S: Store> Service<S> {
         seq: FeedSeq,
     ) -> Result<Vec<u8>, ServiceError> {
         Ok(manifest(&self.live(device, CellLog { feed, epoch }, seq)?))
+    }
+
+    pub(super) fn bounds(
+        &self,
+        device: &DeviceRow,
+        feed: FeedId,
+        epoch: Epoch,
+        seq: FeedSeq,
+    ) -> Result<Vec<u8>, ServiceError> {
+        Ok(bounds(&self.live(device, CellLog { feed, epoch }, seq)?)?)
     }
 
     pub(super) fn chunk(

@@ -329,13 +329,18 @@ impl Agent {
     pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
         let signed = self.signed_grant()?;
         let withdrawn = self.keys.keyslot().contents().withdrawn;
+        let trust = self.trust();
+        // Before the view is held: whoever builds holds these first and the view after.
+        let (pinned, staged) = (self.replica.pinned(&trust, &signed.scope), self.replica.staged());
         let view = self.replica.view();
         Some(Pull::new(Start {
-            trust: self.trust(),
+            trust,
             grant: (*signed).clone(),
             beat: view.beat.clone(),
             head: view.head.clone(),
             damaged: view.damaged.clone(),
+            pinned,
+            staged,
             with_grant,
             withdrawn,
         }))

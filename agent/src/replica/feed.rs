@@ -47,6 +47,17 @@ fn open_row(store: &impl Store, key: &Key, generation: Generation, row: u32) -> 
     Cell::read_all(&key.open(&aad(generation, row), &sealed)?)
 }
 
+/// The rows of a generation that can be read, each with its number: what is missing or damaged is passed over.
+pub(crate) fn readable<'a>(
+    store: &'a impl Store,
+    key: &'a Key,
+    generation: Generation,
+    count: u32,
+) -> impl Iterator<Item = (u32, Vec<Cell>)> + 'a {
+    let rows = 0..count.div_ceil(ROW_CELLS as u32);
+    rows.filter_map(move |row| Some((row, open_row(store, key, generation, row).ok()?)))
+}
+
 /// Takes cells in order and proves them against a signed state.
 #[derive(Debug, Default)]
 pub(crate) struct Prover {
@@ -133,6 +144,11 @@ impl FeedCopy {
                 Err(refusal) => vec![Err(refusal)],
             }
         })
+    }
+
+    /// The rows that can be read, each with its number.
+    pub(crate) fn readable<'a>(&'a self, store: &'a impl Store) -> impl Iterator<Item = (u32, Vec<Cell>)> + 'a {
+        readable(store, &self.key, self.generation, self.state.count)
     }
 
     /// The numbers of the cells that have a slot with this locator.

@@ -103,16 +103,14 @@ pub async fn pull_once<T: Transport>(
                 stored(blocking(agent, move |a| a.replica().confirm(&beat, carrier, asked(a, asked_ms))).await)
             }
             pull::Effect::Pin(pinned) => stored(building(agent, move |a| a.replica().pin(&pinned)).await),
-            pull::Effect::Compare(wanted) => {
-                match building(agent, move |a| a.replica().take_over(&wanted)).await {
-                    Some(Ok(held)) => pull::Input::Compared(held),
-                    Some(Err(error)) => {
-                        tracing::error!(%error, "what is here already could not be taken over");
-                        pull::Input::StoreFailed
-                    }
-                    None => pull::Input::StoreFailed,
+            pull::Effect::Compare(wanted) => match building(agent, move |a| a.replica().take_over(&wanted)).await {
+                Some(Ok(held)) => pull::Input::Compared(held),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "what is here already could not be taken over");
+                    pull::Input::StoreFailed
                 }
-            }
+                None => pull::Input::StoreFailed,
+            },
             pull::Effect::Stage(chunks) => stored(building(agent, move |a| a.replica().stage(chunks)).await),
             pull::Effect::Apply(plan) => {
                 // A beat from the disk dates nothing (R255).

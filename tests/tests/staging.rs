@@ -25,7 +25,11 @@ struct Failing {
 
 impl Failing {
     fn write(&self) -> Result<(), StoreError> {
-        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(()) } else { Err(StoreError::Io("the disk is full".into())) }
+        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 {
+            Ok(())
+        } else {
+            Err(StoreError::Io("the disk is full".into()))
+        }
     }
 }
 
@@ -223,8 +227,7 @@ fn a_disk_that_refuses_leaves_the_old_copy() {
             let from = bench.publisher.log.len();
             bench.publisher.remove(7).unwrap();
             bench.publisher.put(300, 1).unwrap();
-            let source =
-                || if by_delta { Source::Delta(bench.publisher.log[from..].to_vec()) } else { Source::Staged };
+            let source = || if by_delta { Source::Delta(bench.publisher.log[from..].to_vec()) } else { Source::Staged };
             let source = source();
             let plan = bench.publisher.plan(source).unwrap();
             let road = |replica: &TestReplica| -> Result<(), StoreError> {

@@ -107,7 +107,8 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         match read() {
             Ok((verified, stored, head, reference)) => {
                 for state in &head.feeds {
-                    let generation = stored.generations.iter().find(|(feed, _)| *feed == state.feed).map(|found| found.1);
+                    let generation =
+                        stored.generations.iter().find(|(feed, _)| *feed == state.feed).map(|found| found.1);
                     let key = |generation: Option<Generation>| Some((generation?, keys.get(generation?)?));
                     let proved = key(generation)
                         .and_then(|(generation, key)| FeedCopy::prove(store, generation, key, state).ok());

@@ -12,8 +12,8 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::Now;
 use self::resume::is_final;
+use super::Now;
 use super::backoff::Backoff;
 use super::step::Phase;
 pub use super::step::{Effect, Input, Outcome, Pinned, Start};

@@ -8,14 +8,14 @@ use cpis_protocol::cell::Cell;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::head::{Beat, FeedState, Head};
 use cpis_protocol::id::FeedId;
+use cpis_protocol::limits::CHUNK_CELLS;
 use cpis_protocol::message::{Failure, Request};
-use cpis_protocol::{compare, replica};
 use cpis_protocol::sign::{Kind, Verified};
 use cpis_protocol::sync::Now;
-use cpis_protocol::limits::CHUNK_CELLS;
 use cpis_protocol::sync::pull::{Comparison, Effect, Input, Outcome, Pinned, Plan, Pull, Source, StagedChunk, Start};
 use cpis_protocol::tree::TreeHasher;
 use cpis_protocol::trust::{Role, Trust};
+use cpis_protocol::{compare, replica};
 
 use crate::common::world::{self, T0};
 use crate::common::{SeedRng, ok};
@@ -238,7 +238,12 @@ impl Device {
     fn readable(&self, feed: &FeedId) -> Vec<(usize, Cell)> {
         let rotten = self.rotten.get(feed).cloned().unwrap_or_default();
         let cells = self.replica.get(feed).map(|(_, cells)| cells.iter().enumerate());
-        cells.into_iter().flatten().filter(|(at, _)| !rotten.contains(at)).map(|(at, cell)| (at, cell.clone())).collect()
+        cells
+            .into_iter()
+            .flatten()
+            .filter(|(at, _)| !rotten.contains(at))
+            .map(|(at, cell)| (at, cell.clone()))
+            .collect()
     }
 
     fn compare(&mut self, comparisons: Vec<Comparison>) -> Input {

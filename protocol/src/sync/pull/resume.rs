@@ -43,8 +43,8 @@ impl Pull {
     /// dates nothing until the server names the same head again.
     pub(super) fn restored(&self, pinned: Pinned) -> Option<Target> {
         let Pinned { beat, head, reference } = pinned;
-        let stands = self.trust.stands(Role::Beat, Kind::Beat, &beat)
-            && self.trust.stands(Role::Publisher, Kind::Head, &head); // R254
+        let stands =
+            self.trust.stands(Role::Beat, Kind::Beat, &beat) && self.trust.stands(Role::Publisher, Kind::Head, &head); // R254
         let of_scope = head.scope == self.grant.scope && beat.scope == head.scope && beat.head == head.hash();
         let same_scope = self.head.as_ref().filter(|held| held.scope == head.scope);
         let later = self.beat.as_ref().filter(|last| last.scope == beat.scope);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use cpis_agent::port::{Generation, GenerationKeys as _, RowName, Store, StoreError};
 use cpis_agent::replica::Replica;
@@ -21,6 +21,8 @@ use cpis_tests::publisher::{MemoryKeys, Publisher, reading, scope, token};
 struct Failing {
     sled: SledStore,
     left: Arc<AtomicI64>,
+    /// A commit that is refused may have reached the disk all the same.
+    late: Arc<AtomicBool>,
 }
 
 impl Failing {
@@ -45,8 +47,11 @@ impl Store for Failing {
         self.sled.write_rows(generation, rows)
     }
     fn commit(&self, rows: &[(RowName, Vec<u8>)]) -> Result<(), StoreError> {
-        self.write()?;
-        self.sled.commit(rows)
+        let taken = self.write();
+        if taken.is_ok() || self.late.load(Ordering::SeqCst) {
+            self.sled.commit(rows)?;
+        }
+        taken
     }
     fn generations(&self) -> Result<Vec<Generation>, StoreError> {
         self.sled.generations()
@@ -67,6 +72,7 @@ struct Bench {
     keys: MemoryKeys,
     publisher: Publisher,
     left: Arc<AtomicI64>,
+    late: Arc<AtomicBool>,
 }
 
 impl Bench {
@@ -75,12 +81,12 @@ impl Bench {
         let mut publisher = Publisher::new().unwrap();
         (0..children).for_each(|child| publisher.put(child, 1).unwrap());
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, keys: MemoryKeys::default(), publisher, left: Arc::new(AtomicI64::new(i64::MAX)) }
+        Self { dir, keys: MemoryKeys::default(), publisher, left: Arc::new(AtomicI64::new(i64::MAX)), late: Arc::default() }
     }
 
     fn open(&self) -> TestReplica {
         let sled = SledStore::open(&self.dir.path().join("replica")).unwrap();
-        let store = Failing { sled, left: Arc::clone(&self.left) };
+        let store = Failing { sled, left: Arc::clone(&self.left), late: Arc::clone(&self.late) };
         Replica::open(store, self.keys.clone(), self.publisher.trust(), &scope()).unwrap()
     }
 
@@ -267,5 +273,43 @@ fn a_disk_that_refuses_leaves_the_old_copy() {
             }
         }
         assert!(refused >= if by_delta { 2 } else { 5 }, "only {refused} writes to refuse");
+    }
+}
+
+/// A commit that is said to have failed and is on the disk all the same: this process goes on with the old copy, the next
+/// has the old or the new one, whole; whatever else is written in between.
+#[test]
+fn a_commit_that_failed_and_did_not() {
+    for aged in [false, true] {
+        for writes in 0..8 {
+            let mut bench = Bench::new(300);
+            let replica = bench.first();
+            let from = bench.publisher.log.len();
+            bench.publisher.remove(7).unwrap();
+            bench.publisher.put(300, 1).unwrap();
+            let plan = bench.publisher.plan(Source::Delta(bench.publisher.log[from..].to_vec())).unwrap();
+            bench.late.store(true, Ordering::SeqCst);
+            bench.left.store(writes, Ordering::SeqCst);
+            let failed = replica.apply(plan.clone(), Carrier::Live, reading()).is_err();
+            bench.left.store(i64::MAX, Ordering::SeqCst);
+            let old = [Ok(1), Ok(0)];
+            if failed {
+                assert_eq!([bench.find(&replica, 7), bench.find(&replica, 300)], old, "after {writes} writes");
+            }
+            if aged {
+                replica.raise_floor(reading()).unwrap();
+            }
+            drop(replica);
+            let replica = bench.open();
+            assert!(replica.view().is_proved(), "after {writes} writes, aged: {aged}");
+            let found = [bench.find(&replica, 7), bench.find(&replica, 300)];
+            assert!(found == [Ok(0), Ok(1)] || (failed && found == old), "after {writes} writes: {found:?}");
+            assert!(!aged || !failed || found == old, "what was written after is of the copy that answered");
+            if found == old {
+                replica.apply(plan, Carrier::Live, reading()).unwrap().unwrap();
+            }
+            assert_eq!([bench.find(&replica, 7), bench.find(&replica, 300)], [Ok(0), Ok(1)]);
+            assert_eq!((bench.keys.generations().len(), replica.store().generations().unwrap().len()), (1, 1));
+        }
     }
 }

@@ -26,7 +26,7 @@ use cpis_protocol::trust::Trust;
 pub use feed::FeedCopy;
 pub use view::{Found, View};
 
-use crate::port::{Generation, GenerationKeys, Store, StoreError};
+use crate::port::{Generation, GenerationKeys, RowName, Store, StoreError};
 use feed::ROW_CELLS;
 use staging::Rows;
 use view::{NamedRows, StoredBeat, StoredHead};
@@ -57,6 +57,8 @@ struct Building {
     unsaved: bool,
     /// Generations of the present head that did not prove: what is good of them is taken over.
     remains: BTreeMap<FeedId, Rows>,
+    /// A flip failed, and the disk may hold it all the same: both generations stay, until named rows were written again.
+    uncertain: bool,
 }
 
 impl<S: Store, K: GenerationKeys> Replica<S, K> {
@@ -69,7 +71,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let (view, remains) = Self::load(&store, &keys, &named, trust, scope)?;
         let highest = keys.generations().into_iter().chain(store.generations()?).max().unwrap_or(0);
         let staged = staging::load(&store, &keys, &named);
-        let building = Mutex::new(Building { next: highest + 1, staged, unsaved: false, remains });
+        let building = Mutex::new(Building { next: highest + 1, staged, remains, ..Building::default() });
         let replica = Self { store, keys, named, view: RwLock::new(view), building, removed: Mutex::default() };
         // A crash may have left keys and rows that nothing refers to. What does not verify now is left alone: it may
         // under another root, and clearing up on a full disk must not cost the copy.
@@ -157,10 +159,13 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         self.check_not_overtaken(&plan)?;
         let removed = self.would_remove(&plan);
         let result = self.build_and_flip(&mut building, plan, carrier, reading);
-        if let Ok(Ok(())) = &result {
-            building.staged.clear();
-            building.remains.clear();
-            building.unsaved = false;
+        match &result {
+            Ok(Ok(())) => *building = Building { next: building.next, ..Building::default() },
+            Ok(Err(_)) => {}
+            Err(_) => {
+                building.uncertain = true;
+                return result;
+            }
         }
         drop(building);
         // The flip stands or the old copy does: cleaning up can fail and be tried again, without saying otherwise.
@@ -205,9 +210,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     /// [`StoreError`].
     pub fn clear(&self) -> Result<(), StoreError> {
         let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        building.staged.clear();
-        building.remains.clear();
-        building.unsaved = false;
+        *building = Building { next: building.next, ..Building::default() };
         let clock = {
             let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
             *view = View { clock: view.clock, ..View::default() };
@@ -379,6 +382,32 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     fn new_generation(&self, building: &mut Building, state: &FeedState) -> Result<(Generation, Key), StoreError> {
         let begun = self.begin(building, vec![state.clone()])?.pop();
         begun.map(|rows| (rows.generation, rows.key)).ok_or_else(|| StoreError::Io("no generation was begun".into()))
+    }
+
+    /// After a commit that failed: the rows that must not be of another copy than the one in memory.
+    fn present_rows(&self, building: &Building) -> Result<Vec<(RowName, Vec<u8>)>, StoreError> {
+        let view = self.view();
+        let Some(head) = &view.head else { return Ok(Vec::new()) };
+        let proved = view.feeds.iter().map(|(feed, copy)| (*feed, copy.generation()));
+        let damaged = building.remains.iter().map(|(feed, rows)| (*feed, rows.generation));
+        let generations = proved.chain(damaged).collect();
+        let reference = view.reference.encode().map_err(|e| StoreError::Io(e.to_string()))?;
+        Ok(vec![
+            self.named.seal("head", &StoredHead { head: head.bytes().to_vec(), generations })?,
+            self.named.seal("reference", &reference)?,
+        ])
+    }
+
+    /// Stores the row that moves the copy's age, and after a failed flip what it belongs to.
+    fn store_age(&self, building: &mut Building, beat: &StoredBeat) -> Result<(), StoreError> {
+        let mut rows = vec![self.named.seal("beat", beat)?];
+        if !building.uncertain {
+            return self.store.commit(&rows);
+        }
+        rows.extend(self.present_rows(building)?);
+        self.store.commit(&rows)?;
+        building.uncertain = false;
+        self.destroy_unused(building)
     }
 
     fn clean(&self) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use cpis_agent::port::{Generation, GenerationKeys as _, RowName, Store, StoreError};
-use cpis_agent::replica::Replica;
+use cpis_agent::replica::{Replica, Scrubbed};
 use cpis_agent::store::SledStore;
 use cpis_protocol::answer::CannotAnswer;
 use cpis_protocol::cell::Cell;
@@ -81,7 +81,13 @@ impl Bench {
         let mut publisher = Publisher::new().unwrap();
         (0..children).for_each(|child| publisher.put(child, 1).unwrap());
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, keys: MemoryKeys::default(), publisher, left: Arc::new(AtomicI64::new(i64::MAX)), late: Arc::default() }
+        Self {
+            dir,
+            keys: MemoryKeys::default(),
+            publisher,
+            left: Arc::new(AtomicI64::new(i64::MAX)),
+            late: Arc::default(),
+        }
     }
 
     fn open(&self) -> TestReplica {
@@ -312,4 +318,47 @@ fn a_commit_that_failed_and_did_not() {
             assert_eq!((bench.keys.generations().len(), replica.store().generations().unwrap().len()), (1, 1));
         }
     }
+}
+
+/// Reading it again finds what changed on the disk under the running agent; then nothing is answered until it is mended,
+/// and mending costs the chunk.
+#[test]
+fn a_scrub_finds_rot() {
+    let mut bench = Bench::new(1000);
+    let replica = bench.first();
+    let feed = bench.publisher.feed();
+    let read = |replica: &TestReplica| {
+        let mut scrub = replica.begin_scrub(&feed)?;
+        let mut pieces = 0;
+        loop {
+            pieces += 1;
+            match replica.scrub(&mut scrub, 16) {
+                Scrubbed::More => {}
+                result => return Some((result, pieces)),
+            }
+        }
+    };
+    assert_eq!(read(&replica), Some((Scrubbed::Sound, 4)));
+    assert!(replica.view().is_proved());
+    // Another generation takes its place in the middle of a reading: nothing is wrong with that.
+    let mut begun = replica.begin_scrub(&feed).unwrap();
+    assert_eq!(replica.scrub(&mut begun, 16), Scrubbed::More);
+    bench.publisher.put(1000, 1).unwrap();
+    let plan = bench.publisher.plan(Source::Staged).unwrap();
+    bench.complete(&replica, plan, true);
+    assert_eq!(replica.scrub(&mut begun, 16), Scrubbed::Sound);
+
+    let generation = replica.store().generations().unwrap()[0];
+    let mut row = replica.store().row(generation, 40).unwrap().unwrap();
+    row[100] ^= 1;
+    replica.store().write_rows(generation, vec![(40, row)]).unwrap();
+    let (result, pieces) = read(&replica).unwrap();
+    assert_eq!((result, pieces), (Scrubbed::Damaged, 3));
+    assert!(!replica.view().is_proved() && replica.view().damaged.contains(&feed));
+    assert_eq!(read(&replica), None, "known already");
+    let plan = bench.publisher.plan(Source::Staged).unwrap();
+    assert_eq!(bench.complete(&replica, plan, false), [2]);
+    assert!(replica.view().is_proved());
+    assert_eq!(read(&replica), Some((Scrubbed::Sound, 4)));
+    assert_eq!(bench.find(&replica, 1000), Ok(1));
 }

@@ -36,6 +36,7 @@ use crate::local_keys::LocalKeys;
 use crate::port::{Clock, StoreError};
 use crate::random::OsRandom;
 use crate::replica::Replica;
+use crate::scrub::ScrubStatus;
 use crate::status::SyncStatus;
 use crate::store::SledStore;
 use crate::transport::HttpTransport;
@@ -76,6 +77,7 @@ pub struct Agent {
     replica: Replica<SledStore, LocalKeys>,
     vault: Vault,
     status: SyncStatus,
+    scrub: ScrubStatus,
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
@@ -157,6 +159,7 @@ impl Agent {
             replica,
             vault: Vault::default(),
             status: SyncStatus::default(),
+            scrub: ScrubStatus::default(),
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
@@ -273,6 +276,11 @@ impl Agent {
     /// The link's state.
     pub const fn sync_status(&self) -> &SyncStatus {
         &self.status
+    }
+
+    /// What the readings of the copy found.
+    pub const fn scrub_status(&self) -> &ScrubStatus {
+        &self.scrub
     }
 
     /// The turn to move the copy: held by whoever brings a newer one.

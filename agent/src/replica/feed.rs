@@ -64,19 +64,31 @@ pub(crate) struct Prover {
     tree: TreeHasher,
     index: Vec<Entry>,
     last: Option<BlindId>,
+    /// Only the proof is wanted.
+    without_index: bool,
 }
 
 impl Prover {
+    /// One that proves and makes no index.
+    pub(crate) fn without_index() -> Self {
+        Self { without_index: true, ..Self::default() }
+    }
+
+    /// Compares what was pushed with the signed state.
+    pub(crate) fn check(&self, state: &FeedState) -> Result<(), Refusal> {
+        replica::check_state(&self.tree, state)
+    }
+
     pub(crate) fn push(&mut self, cell: &Cell, state: &FeedState) -> Result<(), Refusal> {
         if self.tree.count() >= state.count {
             return Err(Refusal::WrongCount);
         }
-        if self.index.is_empty() {
+        if self.index.is_empty() && !self.without_index {
             self.index.reserve_exact(state.count as usize * SLOTS);
         }
         replica::check_live(std::slice::from_ref(cell), self.last, state.seq)?;
         self.last = Some(cell.blind());
-        for locator in cell.locators() {
+        for locator in cell.locators().into_iter().filter(|_| !self.without_index) {
             let mut entry = [0; 10];
             let (head, number) = entry.split_at_mut(6);
             head.copy_from_slice(&locator);
@@ -122,6 +134,16 @@ impl FeedCopy {
     pub(crate) fn restate(mut self, state: &FeedState) -> Self {
         self.state = state.clone();
         self
+    }
+
+    /// What a damaged one leaves: its state, its generation and the key of that.
+    pub(crate) fn into_parts(self) -> (FeedState, Generation, Key) {
+        (self.state, self.generation, self.key)
+    }
+
+    /// One row.
+    pub(crate) fn row(&self, store: &impl Store, row: u32) -> Result<Vec<Cell>, Refusal> {
+        open_row(store, &self.key, self.generation, row)
     }
 
     /// The signed state that it was proved against.

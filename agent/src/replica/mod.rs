@@ -6,6 +6,7 @@
 //! The index in memory is built in the same pass that proves the state root, so "not there" is as proved as "there".
 
 mod feed;
+mod scrub;
 mod staging;
 mod time;
 mod view;
@@ -24,6 +25,7 @@ use cpis_protocol::sync::pull::{Plan, Source};
 use cpis_protocol::trust::Trust;
 
 pub use feed::FeedCopy;
+pub use scrub::{Scrub, Scrubbed};
 pub use view::{Found, View};
 
 use crate::port::{Generation, GenerationKeys, RowName, Store, StoreError};

@@ -44,7 +44,8 @@ impl Snapshots {
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn snapshot<T: Tx>(tx: &T, log: CellLog, seq: FeedSeq) -> Result<Option<Snapshot>, StoreError> {
-    if !reaches(tx, log, seq)? {
+    // R259: Below the floor part of the set is gone, and part of it is worse than none.
+    if seq < tx.log_floor(log)? || !reaches(tx, log, seq)? {
         return Ok(None);
     }
     let mut bytes = Vec::new();

@@ -6,6 +6,7 @@
 mod enrolment;
 mod evidence;
 mod inbox;
+mod pruning;
 mod publishing;
 mod rekeying;
 mod renewal;

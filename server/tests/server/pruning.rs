@@ -65,12 +65,12 @@ fn cells(rig: &Rig, state: &FeedState) -> usize {
 fn what_a_recent_head_needs_stays() {
     let rig = Rig::new();
     let device = rig.device(1);
-    // One person changes every ten days for two hundred days.
+    // One person comes or goes every ten days for two hundred days.
     let mut heads = Vec::new();
     for round in 0..20u64 {
-        let plans =
-            if round % 2 == 0 { vec![plan(authority(0)), plan(authority(1))] } else { vec![plan(authority(0))] };
-        rig.apply(vec![person(1, plans), person(100 + round, vec![plan(authority(0))])]);
+        let both = vec![plan(authority(0)), plan(authority(1))];
+        let change = if round % 2 == 0 { person(1, both) } else { Change::Delete(number(1)) };
+        rig.apply(vec![change, person(100 + round, vec![plan(authority(0))])]);
         rig.publish();
         heads.push((rig.clock.now_ms(), head(&rig, &device)));
         rig.clock.advance(10 * DAY);
@@ -129,12 +129,12 @@ fn the_log_of_an_earlier_epoch_goes_as_a_whole() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     /// Whatever happened and whenever the logs were shortened: the server gives a live set or a delta that is exactly
     /// what was signed, or says that it has none; and what it owes it has.
     #[test]
-    fn never_part_of_a_set(steps in prop::collection::vec((0u64..6, 0u8..8, 0i64..40, any::<bool>(), 0u8..12), 5..30)) {
+    fn never_part_of_a_set(steps in prop::collection::vec((0u64..6, 0u8..8, 0i64..24, any::<bool>(), 0u8..8), 5..16)) {
         let mut rig = Rig::new();
         let device = rig.device(1);
         let mut heads: Vec<(i64, Verified<Head>)> = vec![(rig.clock.now_ms(), head(&rig, &device))];

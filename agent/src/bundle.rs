@@ -92,7 +92,7 @@ pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<(), BundleError> 
     let erased = BundleError::NotTakenIn(Outcome::Failed(Failure::Revoked));
     let mut machine = agent.pull_machine(false).ok_or(erased)?;
     let mut outcome = Outcome::Failed(Failure::NotFound);
-    // A bundle holds snapshots: to a copy that asks for deltas it has not, the machine takes the other road next time.
+    // A bundle holds snapshots: to a copy that asks for deltas it has not, the machine takes the other road at once.
     for _ in 0..ATTEMPTS {
         outcome = driver::pull_once(agent, &mut machine, &transport, Carrier::Stored, false).await.0;
         if outcome != Outcome::Failed(Failure::NotFound) {

@@ -118,7 +118,7 @@ pub(super) struct Arrived {
     pub(super) chunks: Vec<StagedChunk>,
     /// The gravest of what went wrong.
     pub(super) trouble: Option<Outcome>,
-    /// Feeds that no delta leads to.
+    /// Feeds whose delta was refused.
     pub(super) unreachable: Vec<FeedId>,
 }
 
@@ -151,6 +151,7 @@ impl Target {
             cells_done: 0,
             cells_total: 0,
         };
+        let mut whole = Vec::new();
         for state in &target.head.feeds {
             match replica::road(have(&state.feed), state)? {
                 Road::Unchanged => {}
@@ -165,23 +166,39 @@ impl Target {
                     }
                 }
                 Road::Snapshot => {
-                    target.staged.insert(state.feed);
-                    target.cells_total += u64::from(state.count);
-                    if let Some(manifest) = Manifest::of_one(state.count, state.state_root) {
-                        // R251: One chunk: there is nothing to ask for first.
-                        target.manifests.insert(state.feed, manifest);
-                        target.to_compare.push(state.clone());
-                        continue;
-                    }
-                    target.work.push_back(Work::Manifest(state.clone()));
-                    if near(state) {
-                        target.bounds_due.insert(state.feed);
-                        target.work.push_back(Work::Bounds(state.clone()));
-                    }
+                    whole.push((state.clone(), near(state)));
                 }
             }
         }
+        for (state, near) in whole {
+            target.fetch_whole(state, near);
+        }
         Ok(target)
+    }
+
+    /// Lays out the way to a feed's whole live set; `near` says whether bounds may help.
+    fn fetch_whole(&mut self, state: FeedState, near: bool) {
+        self.staged.insert(state.feed);
+        self.cells_total += u64::from(state.count);
+        if let Some(manifest) = Manifest::of_one(state.count, state.state_root) {
+            // R251: One chunk: there is nothing to ask for first.
+            self.manifests.insert(state.feed, manifest);
+            self.to_compare.push(state);
+            return;
+        }
+        self.work.push_back(Work::Manifest(state.clone()));
+        if near {
+            self.bounds_due.insert(state.feed);
+            self.work.push_back(Work::Bounds(state));
+        }
+    }
+
+    /// The log does not reach back to the copy any more: what differs is fetched instead, in this attempt.
+    fn leave_log(&mut self, state: &FeedState) {
+        let of_feed = |work: &Work| matches!(work, Work::Delta { state: of, .. } if of.feed == state.feed);
+        self.work.retain(|work| !of_feed(work));
+        self.deltas.remove(&state.feed);
+        self.fetch_whole(state.clone(), true);
     }
 
     /// Takes in the replies to the requests under way, in their order; what failed is asked for again.
@@ -197,6 +214,13 @@ impl Target {
                 self.settle_bounds(state, None);
                 continue;
             }
+            if let (Work::Delta { state, .. }, Err(Failure::NotFound)) = (&work, &reply) {
+                // R43
+                if !self.staged.contains(&state.feed) {
+                    self.leave_log(state);
+                }
+                continue;
+            }
             let result = match reply {
                 Ok(body) => self.take_in(&work, &body).map_err(Outcome::Refused),
                 Err(failure) => Err(Outcome::Failed(failure)),
@@ -204,9 +228,8 @@ impl Target {
             match result {
                 Ok(chunk) => arrived.chunks.extend(chunk),
                 Err(outcome) => {
-                    let gone = matches!(outcome, Outcome::Failed(Failure::NotFound) | Outcome::Refused(_));
-                    if let (true, Work::Delta { state, .. }) = (gone, &work) {
-                        // R43: The log may have been cut before our position: the next attempt takes the other road.
+                    if let (Outcome::Refused(_), Work::Delta { state, .. }) = (outcome, &work) {
+                        // R43: The next attempt takes the other road.
                         arrived.unreachable.push(state.feed);
                     }
                     // A withdrawal is not to be hidden by what else failed.
@@ -218,7 +241,9 @@ impl Target {
             }
         }
         for work in again.into_iter().rev() {
-            self.work.push_front(work);
+            if !matches!(&work, Work::Delta { state, .. } if self.staged.contains(&state.feed)) {
+                self.work.push_front(work);
+            }
         }
         arrived
     }

@@ -197,7 +197,8 @@ fn every_absence_ends_at_the_servers_state() {
         }
         let rig = rig.restart();
         device.sync(&rig);
-        eprintln!("{case}: {} deltas, {} chunks, {} bytes of {whole}", device.deltas, device.chunks, device.bytes);
+        assert!(device.bytes < whole + whole / 8, "{case}: {} bytes, {whole} for everything", device.bytes);
+        assert!(away > 30 || resealed || device.bytes < whole / 10, "{case}: {} bytes for some changes", device.bytes);
         let mut fresh = Held::enrol(&rig, 2);
         fresh.sync(&rig);
         assert!(device.cells() == fresh.cells(), "{case}: another copy than a new device has");

@@ -2,6 +2,7 @@
 //! one comes in once there is room. The real programs, over a file system with faults.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
+#![allow(clippy::print_stderr, reason = "a test that cannot run here says so")]
 
 use cpis_agent::agent::REPLICA;
 use cpis_protocol::nhs::{Date, NhsNumber};

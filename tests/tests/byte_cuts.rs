@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use cpis_agent::agent::Agent;
 use cpis_agent::config::Config;
-use cpis_agent::driver;
 use cpis_agent::transport::install_provider;
+use cpis_agent::{bundle, driver};
 use cpis_protocol::clock::Carrier;
 use cpis_protocol::sync::pull::Outcome;
 use cpis_tests::cutting::Cutting;
+use cpis_tests::process::run;
+use cpis_tests::scene::COLUMNS;
 use cpis_tests::site::{Site, SiteRules};
 
 /// One authority: one feed of several chunks.
@@ -95,4 +97,40 @@ fn cuts_and_restarts_converge() {
     let lost = u64::try_from(attempts / 3).unwrap() * 8 * 20_011;
     let whole = u64::from(MORE) * 200 + 65_536;
     assert!(received <= whole + lost, "{received} bytes of bodies for {whole}, of which {lost} may be lost");
+}
+
+/// A stick brings what the link began: the head on its way in is finished from it, or given up for the stick's own.
+#[test]
+fn a_bundle_takes_over_from_the_link() {
+    install_provider();
+    let work = tempfile::tempdir().unwrap();
+    let relay = Cutting::start().unwrap();
+    let site = Site::make_at(work.path(), relay.place().unwrap(), &AUTHORITY, MORE, &[]).unwrap();
+    site.add_site("crew", &SiteRules::default()).unwrap();
+    site.add_practitioner(&["crew"]).unwrap();
+    let _server = site.serve().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for moved in [false, true] {
+        let enrolled = site.enrol(&work.path().join(format!("agent-{moved}")), "crew").unwrap();
+        let config = Config::load(enrolled.directory()).unwrap();
+        let agent = Arc::new(Agent::open(enrolled.directory(), &config).unwrap());
+        let (transport, mut machine) = (agent.transport().unwrap(), agent.pull_machine(true).unwrap());
+        relay.cut_after(20_011);
+        while agent.replica().staged().is_empty() {
+            let pulled = driver::pull_once(&agent, &mut machine, &transport, Carrier::Live, false);
+            assert_ne!(runtime.block_on(pulled).0, Outcome::UpToDate, "the link was too good");
+        }
+        relay.cut_after(u64::MAX);
+        assert!(agent.replica().pinned(&agent.trust(), &agent.grant().scope).is_some());
+        if moved {
+            let person = site.flagged().unwrap();
+            site.ingest("gone.csv", COLUMNS, &[format!("{},,,,,,,,,,,delete", person.number.digits())]).unwrap();
+        }
+        let path = work.path().join(format!("{moved}.cpisbundle"));
+        run(site.command().unwrap().args(["bundle", "--scope", "all", "--out"]).arg(&path)).unwrap();
+        runtime.block_on(bundle::import(&agent, &path)).unwrap();
+        assert!(agent.replica().view().is_proved() && agent.replica().view().head.is_some());
+        assert!(agent.replica().staged().is_empty());
+        agent.close();
+    }
 }

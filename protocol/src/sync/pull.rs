@@ -291,6 +291,10 @@ impl Pull {
             }
             return Ok(self.next_work());
         }
+        // Damaged: what the head says is known.
+        if let Some(held) = self.head.clone().filter(|held| held.hash() == beat.head) {
+            return self.follow(beat, held, now);
+        }
         let head = beat.head;
         self.phase = Phase::Head(beat);
         Ok(Effect::Fetch(vec![Request::Head(head)]))
@@ -298,17 +302,7 @@ impl Pull {
 
     fn head_fetched(&mut self, body: &[u8], beat: Verified<Beat>, now: Now) -> Result<Effect, Refusal> {
         let head = Head::verify(body, &beat.head, &self.grant.scope, &self.trust)?;
-        self.trust.check_role(Role::Publisher, now.time_ms)?;
-        let same_scope = self.head.as_ref().filter(|old| old.scope == head.scope);
-        if head.gseq != beat.gseq || same_scope.is_some_and(|old| head.gseq < old.gseq) {
-            // R39
-            return Err(Refusal::Rollback);
-        }
-        if let Some(effect) = self.keys_first(&head, now) {
-            return Ok(effect);
-        }
-        self.target = Some(self.lay_out(beat, head, Some(self.asked_ms))?);
-        Ok(self.next_work())
+        self.follow(beat, head, now) // R39
     }
 
     fn reference_fetched(&mut self, body: Vec<u8>, now: Now) -> Result<Effect, Refusal> {

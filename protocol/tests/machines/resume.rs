@@ -103,8 +103,11 @@ fn rot_costs_the_chunks_that_it_lies_in() {
             publisher.publish();
         }
         device.restart(BTreeSet::from([feed]));
+        let before = device.requests;
         assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
         assert_equal(&device, &publisher, 0);
+        // Grant, next root, beat, manifest, the chunks; a newer head is asked for, and its bounds.
+        assert_eq!(device.requests - before, if moved { 9 } else { 6 }, "moved on: {moved}");
         assert_eq!(device.chunks, if moved { 3 } else { 2 }, "moved on: {moved}");
     }
 }

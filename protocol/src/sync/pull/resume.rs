@@ -39,6 +39,21 @@ impl Pull {
         Target::new(beat, head, asked_ms, have, near)
     }
 
+    /// Pins a verified head that a beat names, and begins with what it needs.
+    pub(super) fn follow(&mut self, beat: Verified<Beat>, head: Verified<Head>, now: Now) -> Result<Effect, Refusal> {
+        self.trust.check_role(Role::Publisher, now.time_ms)?;
+        let same_scope = self.head.as_ref().filter(|old| old.scope == head.scope);
+        if head.gseq != beat.gseq || same_scope.is_some_and(|old| head.gseq < old.gseq) {
+            // R39
+            return Err(Refusal::Rollback);
+        }
+        if let Some(effect) = self.keys_first(&head, now) {
+            return Ok(effect);
+        }
+        self.target = Some(self.lay_out(beat, head, Some(self.asked_ms))?);
+        Ok(self.next_work())
+    }
+
     /// A target that was on its way in when the agent stopped, if it still may come in. Its beat is of another time: it
     /// dates nothing until the server names the same head again.
     pub(super) fn restored(&self, pinned: Pinned) -> Option<Target> {

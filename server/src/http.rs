@@ -2,6 +2,7 @@
 //! The only module that knows axum; it must not decide who may ask for what.
 
 mod range;
+mod slices;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +70,7 @@ async fn answer<S: Store>(
     match result {
         Ok(Ok(body)) => {
             let mut response =
-                if immutable { range::respond(&conditions, body) } else { Response::new(Body::from(body)) };
+                if immutable { range::respond(&conditions, body) } else { Response::new(slices::body(body)) };
             // A range that is not there now may be there in what a cache keeps of another.
             let cache = if response.status() == StatusCode::RANGE_NOT_SATISFIABLE { NO_STORE } else { cache };
             response.headers_mut().insert(header::CACHE_CONTROL, cache);

@@ -192,8 +192,14 @@ impl Target {
 
     /// The log does not reach back to the copy any more: what differs is fetched instead, in this attempt.
     fn leave_log(&mut self, state: &FeedState) {
-        let of_feed = |work: &Work| matches!(work, Work::Delta { state: of, .. } if of.feed == state.feed);
-        self.work.retain(|work| !of_feed(work));
+        let cells_total = &mut self.cells_total;
+        self.work.retain(|work| match work {
+            Work::Delta { state: of, from, to } if of.feed == state.feed => {
+                *cells_total = cells_total.saturating_sub(u64::from(to - from));
+                false
+            }
+            _ => true,
+        });
         self.deltas.remove(&state.feed);
         self.fetch_whole(state.clone(), true);
     }
@@ -211,8 +217,9 @@ impl Target {
                 self.settle_bounds(state, None);
                 continue;
             }
-            if let (Work::Delta { state, .. }, Err(Failure::NotFound)) = (&work, &reply) {
+            if let (Work::Delta { state, from, to }, Err(Failure::NotFound)) = (&work, &reply) {
                 // R43
+                self.cells_total = self.cells_total.saturating_sub(u64::from(to - from));
                 if !self.staged.contains(&state.feed) {
                     self.leave_log(state);
                 }

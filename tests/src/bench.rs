@@ -7,12 +7,14 @@
 //! | `library.rs` | look-up and apply through the library |
 //! | `disk.rs` | the audit journal against the bare disk |
 //! | `wire.rs` | bytes on the wire between the real programs, counted at `net.rs` |
+//! | `air.rs`, `relay.rs` | the bad link: delay, rate, loss |
 //! | `enumeration.rs` | the price of a guess, and of listing a copy |
 //! | `names.rs` | recall and false candidates of look-up by name |
 //! | `register.rs` | sizes of the programs, a national register, the memory-hard step |
 //! | `fleet.rs` | the deployment that these share |
 //! | `report.rs` | how figures are printed |
 
+pub mod air;
 pub mod disk;
 pub mod enumeration;
 pub mod fleet;
@@ -21,6 +23,7 @@ pub mod live;
 pub mod names;
 pub mod net;
 pub mod register;
+pub mod relay;
 pub mod report;
 pub mod wire;
 

@@ -36,12 +36,7 @@ pub fn wire(directory: &Path, scale: Scale, report: &mut Report) -> anyhow::Resu
     let records = scale.of(20_000, 500);
     let line = Line::lay()?;
     report.section(&format!("Bytes on the wire, both ways, {} records", grouped(u64::from(records))));
-    match &line {
-        Line::Namespaces(..) => {
-            report.figure("counted at", "veth between two namespaces, frames of at most 1,514 bytes")
-        }
-        Line::Relay(_, why) => report.figure("counted at", format!("a relay, TCP payload only, because: {why}")),
-    }
+    report.figure("counted at", line.describe());
     let site = server(directory, line.place()?, &AUTHORITIES, records, &[])?;
     // A poll comes soon enough to wait for it, and after the server's first keep-alive ping.
     let settings = site.directory().join("server.toml");

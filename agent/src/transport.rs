@@ -94,7 +94,17 @@ impl HttpTransport {
         if !url.starts_with("https://") {
             return Err(TransportError::NotHttps);
         }
-        let client = client(url, authorities, identity, Arc::clone(&clock), floor_ms)?;
+        let config = tls(authorities, identity, Arc::clone(&clock), floor_ms)?;
+        Self::over(url, config, clock)
+    }
+
+    /// The same over TLS settings of the caller's own, e.g. to measure what others would cost. A connection made from a
+    /// clone of them resumes what the one before left.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn over(url: &str, config: rustls::ClientConfig, clock: Arc<dyn Clock>) -> Result<Self, TransportError> {
+        let client = client(url, config)?;
         let base = url.trim_end_matches('/').to_owned();
         let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Self { client: RwLock::new(client), clock, base, received, sent })
@@ -111,7 +121,7 @@ impl HttpTransport {
         identity: Option<&Identity<'_>>,
         floor_ms: i64,
     ) -> Result<(), TransportError> {
-        let fresh = client(&self.base, authorities, identity, Arc::clone(&self.clock), floor_ms)?;
+        let fresh = client(&self.base, tls(authorities, identity, Arc::clone(&self.clock), floor_ms)?)?;
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -136,14 +146,13 @@ pub(crate) fn is_issued(certificate: &[u8], authorities: &[Vec<u8>], now_ms: i64
     verifier.is_ok_and(|v| v.verify_client_cert(&CertificateDer::from(certificate.to_vec()), &[], now).is_ok())
 }
 
-/// A client that believes the given authorities and nobody else.
-fn client(
-    url: &str,
+/// TLS that believes the given authorities and nobody else.
+fn tls(
     authorities: &[Vec<u8>],
     identity: Option<&Identity<'_>>,
     clock: Arc<dyn Clock>,
     floor_ms: i64,
-) -> Result<reqwest::Client, TransportError> {
+) -> Result<rustls::ClientConfig, TransportError> {
     let mut roots = rustls::RootCertStore::empty();
     for authority in authorities {
         roots.add(CertificateDer::from(authority.clone()))?;
@@ -161,6 +170,10 @@ fn client(
     };
     // One connection for everything, several requests at once, and headers that cost a few bytes.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn client(url: &str, config: rustls::ClientConfig) -> Result<reqwest::Client, TransportError> {
     let mut client = reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .https_only(true)

@@ -7,7 +7,8 @@
 //! | `library.rs` | look-up and apply through the library |
 //! | `disk.rs` | the audit journal against the bare disk |
 //! | `wire.rs` | bytes on the wire between the real programs, counted at `net.rs` |
-//! | `air.rs`, `relay.rs` | the bad link: delay, rate, loss |
+//! | `air.rs`, `relay.rs` | a link with delay, rate and loss |
+//! | `bad.rs`, `checks.rs` | sync over the bad link: the agent, and the devices of `device.rs` |
 //! | `enumeration.rs` | the price of a guess, and of listing a copy |
 //! | `names.rs` | recall and false candidates of look-up by name |
 //! | `register.rs` | sizes of the programs, a national register, the memory-hard step |
@@ -15,6 +16,10 @@
 //! | `report.rs` | how figures are printed |
 
 pub mod air;
+pub mod bad;
+pub mod changes;
+pub mod checks;
+pub mod device;
 pub mod disk;
 pub mod enumeration;
 pub mod fleet;

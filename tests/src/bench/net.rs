@@ -15,6 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::air::{self, Air};
 use super::relay::Relay;
+use super::report::grouped;
 use crate::process::run;
 use crate::site::Place;
 
@@ -46,6 +47,14 @@ impl Count {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.down + self.up
+    }
+
+    /// In words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let Self { down, up, packets, connections } = *self;
+        let ways = format!("{} down, {} up", grouped(down), grouped(up));
+        format!("{} bytes ({ways}, {packets} packets, {connections} new connections)", grouped(self.bytes()))
     }
 
     /// What was added since an earlier count.

@@ -5,13 +5,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use cpis_protocol::cell::CELL_BYTES;
-use cpis_protocol::nhs::{Date, NhsNumber};
-use cpis_server::register::{Change, Extract, PersonRow, write_plans_csv};
-use serde_json::Value;
 
 use super::Scale;
+use super::changes::{extract, ingest};
 use super::fleet::{AUTHORITIES, Api, SITE, server};
 use super::net::{Count, Line};
 use super::report::{Report, grouped, ratio, time};
@@ -66,10 +64,7 @@ impl Wire<'_> {
     }
 
     fn show(&self, what: &str, count: Count) {
-        let Count { down, up, packets, connections } = count;
-        let ways = format!("{} down, {} up", grouped(down), grouped(up));
-        let parts = format!("{ways}, {packets} packets, {connections} new connections");
-        self.report.figure(what, format!("{} bytes ({parts})", grouped(count.bytes())));
+        self.report.figure(what, count.describe());
     }
 
     fn enrol(&self, directory: &Path) -> anyhow::Result<AgentSite> {
@@ -104,11 +99,7 @@ impl Wire<'_> {
 
     fn changes(&mut self, directory: &Path, agent: &AgentSite) -> anyhow::Result<(Running, Api)> {
         let extract = extract(self.site, self.scale.of(500, 50))?;
-        let file = directory.join("changes.csv");
-        std::fs::write(&file, write_plans_csv(&extract)?)?;
-        let done: Value = serde_json::from_str(&run(self.site.command()?.arg("--json").arg("ingest").arg(&file))?)?;
-        let number = |name: &str| done.get(name).and_then(Value::as_u64).with_context(|| format!("no {name}: {done}"));
-        let cells = number("puts")? + number("removes")?;
+        let cells = ingest(self.site, directory, &extract)?;
         let before = self.quiet()?;
         let started = Instant::now();
         let mut running = agent.start()?;
@@ -169,50 +160,6 @@ impl Wire<'_> {
         running.stop()?;
         Ok(())
     }
-}
-
-/// Three fifths of the changes end a plan, three tenths are new people, one tenth are numbers taken out.
-fn extract(site: &Site, changes: usize) -> anyhow::Result<Extract> {
-    let (updates, inserts) = (changes * 3 / 5, changes * 3 / 10);
-    let mut all = endings(site, updates, 0)?;
-    let mut people = plain(site).skip(updates);
-    let removed: Vec<_> = people.by_ref().take(changes - updates - inserts).collect();
-    all.extend(removed.iter().map(|person| Change::Delete(person.number)));
-    let known: std::collections::BTreeSet<_> = site.people().iter().map(|person| person.number.as_u64()).collect();
-    let numbers = (999_800_000u64..).filter_map(|nine| NhsNumber::new(nine * 10 + NhsNumber::check_digit(nine)?).ok());
-    let free = numbers.filter(|number| !known.contains(&number.as_u64()));
-    all.extend(free.zip(people).take(inserts).map(|(number, person)| Change::Put(PersonRow { number, ..person })));
-    ensure!(all.len() == changes, "the register is too small for {changes} changes");
-    Ok(Extract { authorities: Vec::new(), changes: all })
-}
-
-/// Changes that end the only plan of so many people, some days ago.
-///
-/// # Errors
-/// When the clock cannot be read.
-pub fn endings(site: &Site, count: usize, days_ago: i32) -> anyhow::Result<Vec<Change>> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    let day = Date::of_unix_ms(now.tv_sec * 1000)?.plus_days(-days_ago);
-    let end = |mut person: PersonRow| {
-        for plan in &mut person.plans {
-            plan.end = Some(day);
-        }
-        Change::Put(person)
-    };
-    Ok(plain(site).take(count).map(end).collect())
-}
-
-/// People with one active plan that is older than the days used here.
-fn plain(site: &Site) -> impl Iterator<Item = PersonRow> {
-    // The register is sorted by authority: people are taken from all of it, so that changes touch every feed.
-    const STRIDE: usize = 7;
-    let people = site.people();
-    let spread = (0..STRIDE).flat_map(move |first| people.iter().skip(first).step_by(STRIDE));
-    let old = |start: Option<Date>| start.is_some_and(|start| start.iso().as_str() < "2026-01-01");
-    let one = move |person: &&PersonRow| {
-        person.plans.len() == 1 && person.plans.iter().all(|p| p.end.is_none() && p.due.is_none() && old(p.start))
-    };
-    spread.filter(one).cloned()
 }
 
 /// What the machine has that figures depend on: processor, kernel, file system of the work directory.

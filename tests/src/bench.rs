@@ -9,6 +9,8 @@
 //! | `wire.rs` | bytes on the wire between the real programs, counted at `net.rs` |
 //! | `air.rs`, `relay.rs` | a link with delay, rate and loss |
 //! | `bad.rs`, `checks.rs` | sync over the bad link: the agent, and the devices of `device.rs` |
+//! | `storm.rs`, `bare.rs`, `cores.rs` | a fleet against one server on one core, beside bare handshakes |
+//! | `idle.rs` | what an idle agent takes of the processor |
 //! | `enumeration.rs` | the price of a guess, and of listing a copy |
 //! | `names.rs` | recall and false candidates of look-up by name |
 //! | `register.rs` | sizes of the programs, a national register, the memory-hard step |
@@ -17,12 +19,15 @@
 
 pub mod air;
 pub mod bad;
+pub mod bare;
 pub mod changes;
 pub mod checks;
+pub mod cores;
 pub mod device;
 pub mod disk;
 pub mod enumeration;
 pub mod fleet;
+pub mod idle;
 pub mod library;
 pub mod live;
 pub mod names;
@@ -30,6 +35,7 @@ pub mod net;
 pub mod register;
 pub mod relay;
 pub mod report;
+pub mod storm;
 pub mod wire;
 
 use std::path::Path;

@@ -114,6 +114,8 @@ impl Enrolled {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
             .with_client_auth_cert(vec![CertificateDer::from(self.certificate.clone())], key)?;
+        // As the agent's, but for room for other servers' tickets, which thousands of devices would take.
+        config.resumption = rustls::client::Resumption::in_memory_sessions(8);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }

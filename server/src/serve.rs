@@ -124,10 +124,7 @@ async fn connection(
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(32);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(32);
     let serving = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
     // Whoever shows no certificate may only enrol, and gets no longer than that takes: silent connections hold places.
     let life = if peer.device.is_some() { KNOWN_LIFE } else { STRANGER_LIFE };

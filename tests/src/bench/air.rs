@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::random;
+
 /// The largest IP packet: what is left of a mobile operator's frames after their tunnels.
 pub const MTU: u16 = 1400;
 /// Bytes that wait for the rate limiter before packets are dropped: three seconds at 256 kbit/s.
@@ -88,28 +90,24 @@ impl Air {
 }
 
 /// One direction.
-#[derive(Debug)]
 pub struct Lane {
     air: Arc<Air>,
-    state: u64,
+    chance: Box<dyn FnMut() -> u64 + Send>,
     /// When the transmitter is free again.
     free: Instant,
+}
+
+impl core::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Lane({:?})", self.air)
+    }
 }
 
 impl Lane {
     /// A direction with its own chain of chances.
     #[must_use]
     pub fn new(air: &Arc<Air>, seed: u64) -> Self {
-        Self { air: Arc::clone(air), state: seed, free: Instant::now() }
-    }
-
-    /// SplitMix64, so that one seed gives one chain on every machine.
-    const fn draw(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Self { air: Arc::clone(air), chance: Box::new(random(seed)), free: Instant::now() }
     }
 
     /// Bytes that wait for the transmitter.
@@ -126,7 +124,7 @@ impl Lane {
             self.free = self.free.max(now) + weather.transfer(bytes as u64);
         }
         // Drawn for each packet, so that the chain depends on their number only. A lost one has taken its time to send.
-        if self.draw() % 1000 < weather.lost_per_mille || full {
+        if (self.chance)() % 1000 < weather.lost_per_mille || full {
             self.air.lost.fetch_add(1, Ordering::Relaxed);
             return None;
         }
@@ -209,7 +207,7 @@ mod tests {
         let air = Air::new();
         air.set(Weather { lost_per_mille: 0, ..Weather::BAD });
         let start = Instant::now();
-        let mut lane = Lane { air: Arc::clone(&air), state: 1, free: start };
+        let mut lane = Lane { free: start, ..Lane::new(&air, 1) };
         let arrivals: Vec<_> = (0..200).filter_map(|_| lane.packet(start, 1400)).collect();
         // 96 KiB are 70 packets; those after them find the queue full.
         assert!((70..=72).contains(&arrivals.len()), "{}", arrivals.len());

@@ -9,6 +9,7 @@ use cpis_agent::status::Status;
 use cpis_protocol::cell::CELL_BYTES;
 use cpis_server::register::Extract;
 
+use super::Scale;
 use super::air::Weather;
 use super::changes::{endings, ingest};
 use super::checks::{Own, catch_ups, checks};
@@ -16,7 +17,6 @@ use super::device::Enroller;
 use super::fleet::{AUTHORITIES, Api, SITE, server};
 use super::net::{Count, Line, SEED};
 use super::report::{Report, grouped, ratio, time};
-use super::Scale;
 use crate::process::Running;
 use crate::site::{AgentSite, Site};
 
@@ -63,7 +63,8 @@ pub fn set_pace(site: &Site, poll_s: u16) -> anyhow::Result<()> {
 pub fn bad(directory: &Path, scale: Scale, report: &mut Report) -> anyhow::Result<()> {
     let records = scale.of(20_000, 500);
     let line = Line::lay_in_air()?;
-    report.section(&format!("The bad link: 300 ms, 2 % loss, 256 kbit/s each way, {} records", grouped(records.into())));
+    report
+        .section(&format!("The bad link: 300 ms, 2 % loss, 256 kbit/s each way, {} records", grouped(records.into())));
     report.figure("counted at", line.describe());
     report.figure("seed of the loss", SEED);
     let congestion = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
@@ -110,7 +111,8 @@ impl Bad<'_> {
         self.weather(Weather::BAD)?;
         let mut running = agent.start()?;
         let api = Api::wait(agent.directory())?;
-        let status = wait(&api, &mut running, "the first sync", |s| s.link.last_outcome.as_deref() == Some(UP_TO_DATE))?;
+        let status =
+            wait(&api, &mut running, "the first sync", |s| s.link.last_outcome.as_deref() == Some(UP_TO_DATE))?;
         let took = self.since_first()?;
         let count = self.quiet()?.since(&before);
         let cells = status.copy.records * CELL_BYTES as u64;
@@ -196,9 +198,11 @@ fn change(site: &Site, directory: &Path, scale: Scale, round: i32) -> anyhow::Re
     ingest(site, directory, &Extract { authorities: Vec::new(), changes })
 }
 
-const UP_TO_DATE: &str = "up to date";
+/// How an attempt ends that found or made the copy equal to the newest head.
+pub(super) const UP_TO_DATE: &str = "up to date";
 
-fn is_at_rest(status: &Status) -> bool {
+/// Nothing is under way, and the copy is up to date.
+pub(super) fn is_at_rest(status: &Status) -> bool {
     !status.link.syncing && status.link.last_outcome.as_deref() == Some(UP_TO_DATE)
 }
 
@@ -207,7 +211,12 @@ fn bytes_and_time(bytes: u64, bare: Duration) -> String {
 }
 
 /// Waits until the agent says so.
-fn wait(api: &Api, running: &mut Running, what: &str, ready: impl Fn(&Status) -> bool) -> anyhow::Result<Status> {
+pub(super) fn wait(
+    api: &Api,
+    running: &mut Running,
+    what: &str,
+    ready: impl Fn(&Status) -> bool,
+) -> anyhow::Result<Status> {
     let started = Instant::now();
     loop {
         match api.status() {

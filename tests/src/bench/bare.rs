@@ -43,7 +43,8 @@ impl Bare {
         let (used_ns, stop) = (Arc::clone(&bare.used_ns), Arc::clone(&bare.stop));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let Ok(runtime) = runtime.map_err(drop).and_then(|runtime| pin(SERVER_CORE).map_err(drop).map(|()| runtime))
+            let Ok(runtime) =
+                runtime.map_err(drop).and_then(|runtime| pin(SERVER_CORE).map_err(drop).map(|()| runtime))
             else {
                 return;
             };

@@ -150,7 +150,8 @@ impl Shelf {
     }
 
     fn find(&self, plan: &Plan) -> Option<Arc<Copy>> {
-        let same = |known: &&(Plan, Arc<Copy>)| known.0.head.hash() == plan.head.hash() && known.0.sources == plan.sources;
+        let same =
+            |known: &&(Plan, Arc<Copy>)| known.0.head.hash() == plan.head.hash() && known.0.sources == plan.sources;
         self.lock().iter().find(same).map(|(_, copy)| Arc::clone(copy))
     }
 }
@@ -233,7 +234,9 @@ impl Device {
                     ensure!(outcome == Outcome::UpToDate, "the sync ended with {outcome:?}");
                     return Ok(requests);
                 }
-                other @ (Effect::Suspend { .. } | Effect::Erase) => anyhow::bail!("nobody withdrew this device: {other:?}"),
+                other @ (Effect::Suspend { .. } | Effect::Erase) => {
+                    anyhow::bail!("nobody withdrew this device: {other:?}")
+                }
             };
             effect = self.pull.step(input, now());
         }
@@ -268,7 +271,9 @@ impl Device {
                 Source::Unchanged => old(),
                 Source::Delta(cells) => {
                     let old = old().into_iter().map(Ok::<_, cpis_protocol::Refusal>);
-                    replica::merge(old, replica::changes(cells)).collect::<Result<_, _>>().map_err(|_| vec![state.feed])?
+                    replica::merge(old, replica::changes(cells))
+                        .collect::<Result<_, _>>()
+                        .map_err(|_| vec![state.feed])?
                 }
                 Source::Staged => {
                     let chunks = self.staged.range((state.feed, 0)..=(state.feed, u32::MAX));
@@ -284,7 +289,12 @@ impl Device {
     }
 }
 
-fn start(trust: &Trust, grant: &Verified<Grant>, beat: Option<&Verified<Beat>>, head: Option<&Verified<Head>>) -> Start {
+fn start(
+    trust: &Trust,
+    grant: &Verified<Grant>,
+    beat: Option<&Verified<Beat>>,
+    head: Option<&Verified<Head>>,
+) -> Start {
     Start {
         trust: trust.clone(),
         grant: grant.clone(),

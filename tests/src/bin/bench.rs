@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use cpis_tests::bench::fleet::Fleet;
 use cpis_tests::bench::report::Report;
-use cpis_tests::bench::{Scale, bad, disk, enumeration, idle, library, live, names, register, storm, wire};
+use cpis_tests::bench::{Scale, bad, day, disk, enumeration, idle, library, live, names, register, storm, wire};
 use cpis_tests::process::programs;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,11 +21,24 @@ Measures the real programs on this machine, with invented people, and prints Mar
 usage: cargo bench-all [--quick] [MEASURE...]
 
   --quick   few iterations on few records: only shows that every measure still runs
-  MEASURE   size, memory, start, look-up, apply, audit, wire, bad, storm, idle, hard, enumeration, names, register
+  MEASURE   size, memory, start, look-up, apply, audit, wire, bad, day, storm, idle, hard, enumeration, names, register
             (default: all)
 ";
-const MEASURES: [&str; 14] = [
-    "size", "memory", "start", "look-up", "apply", "audit", "wire", "bad", "storm", "idle", "hard", "enumeration", "names",
+const MEASURES: [&str; 15] = [
+    "size",
+    "memory",
+    "start",
+    "look-up",
+    "apply",
+    "audit",
+    "wire",
+    "bad",
+    "day",
+    "storm",
+    "idle",
+    "hard",
+    "enumeration",
+    "names",
     "register",
 ];
 
@@ -135,6 +148,7 @@ fn measure_in(work: &std::path::Path, chosen: &[&str], scale: Scale, interrupted
             ("audit", _) => disk::audit(&own, scale, &mut report)?,
             ("wire", _) => wire::wire(&own, scale, &mut report)?,
             ("bad", _) => bad::bad(&own, scale, &mut report)?,
+            ("day", _) => day::day(&own, scale, &mut report)?,
             ("storm", _) => storm::storm(&own, scale, &mut report)?,
             ("idle", _) => idle::idle(&own, scale, &mut report)?,
             ("hard", _) => register::hard(scale, &mut report)?,

@@ -183,7 +183,8 @@ fn client(url: &str, config: rustls::ClientConfig) -> Result<reqwest::Client, Tr
         .tcp_user_timeout(UNACKNOWLEDGED)
         // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
         .tcp_keepalive(None)
-        .pool_idle_timeout(Duration::from_secs(330));
+        // The server's polls come every five minutes and an eighth more, or when it says: it ends the connection, not we.
+        .pool_idle_timeout(None);
     if is_loopback(url) {
         client = client.no_proxy();
     }

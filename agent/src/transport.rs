@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use cpis_protocol::message::{Failure, REASON_HEADER, Request, classify};
+use cpis_protocol::id::hex;
+use cpis_protocol::message::{ASK_HEADER, ASK_HEADER_BYTES_MAX, Failure, REASON_HEADER, Request, classify};
 use cpis_protocol::sign::Signer;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
@@ -205,6 +206,10 @@ impl Transport for HttpTransport {
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let builder = match request.body() {
             None => client.get(url),
+            Some(body) if keeps_part && body.len() <= ASK_HEADER_BYTES_MAX => {
+                self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
+                client.post(url).header(ASK_HEADER, hex(body)) // R238
+            }
             Some(body) => {
                 self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
                 client.post(url).header("content-type", "application/octet-stream").body(body.to_vec())

@@ -11,6 +11,7 @@
 //! | `bad.rs`, `checks.rs` | sync over the bad link: the agent, and the devices of `device.rs` |
 //! | `day.rs` | a day in an ambulance, beside the peers |
 //! | `storm.rs`, `bare.rs`, `cores.rs` | a fleet against one server on one core, beside bare handshakes |
+//! | `model.rs`, `caches.rs` | one million devices, from costs measured in the run |
 //! | `idle.rs` | what an idle agent takes of the processor |
 //! | `enumeration.rs` | the price of a guess, and of listing a copy |
 //! | `names.rs` | recall and false candidates of look-up by name |
@@ -21,6 +22,7 @@
 pub mod air;
 pub mod bad;
 pub mod bare;
+pub mod caches;
 pub mod changes;
 pub mod checks;
 pub mod cores;
@@ -32,6 +34,7 @@ pub mod fleet;
 pub mod idle;
 pub mod library;
 pub mod live;
+pub mod model;
 pub mod names;
 pub mod net;
 pub mod register;

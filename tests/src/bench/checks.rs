@@ -1,15 +1,19 @@
 //! Checks and catch-ups of the benchmark's own device over a line with weather, often enough to see what loss does.
 //! It must not keep a connection that the measure says is new.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use cpis_agent::transport::HttpTransport;
 use cpis_protocol::cell::CELL_BYTES;
+use cpis_server::register::Extract;
 use tokio::runtime::Runtime;
 
 use super::air::Weather;
+use super::changes::{endings, ingest};
 use super::device::{Device, Enrolled, Enroller, Shelf, runtime};
+use super::fleet::{AUTHORITIES, Api, SITE, server};
 use super::net::{Count, Line};
 use super::report::{Report, grouped, time};
 use super::{Scale, median, percentile};
@@ -71,10 +75,20 @@ impl<'a> Own<'a> {
     }
 
     fn sync(&self, device: &mut Device, transport: &HttpTransport, weather: Weather) -> anyhow::Result<Took> {
+        self.exchange(device, transport, weather, false)
+    }
+
+    fn exchange(
+        &self,
+        device: &mut Device,
+        transport: &HttpTransport,
+        weather: Weather,
+        grant: bool,
+    ) -> anyhow::Result<Took> {
         self.weather(Weather::CLEAR)?;
         let before = self.quiet()?;
         self.weather(weather)?;
-        self.runtime.block_on(device.sync(transport, false))?;
+        self.runtime.block_on(device.sync(transport, grant))?;
         let first = self.line.air().and_then(|air| air.first()).context("no packet went over the line")?;
         Ok(Took { time: first.elapsed(), count: self.quiet()?.since(&before) })
     }
@@ -162,4 +176,61 @@ pub fn catch_ups(
         report.target(&what, format!("{over:.2}"), "at most 1.5, the median", over <= 1.5);
     }
     Ok(())
+}
+
+/// Bytes on the wire for each kind of exchange, in clear air.
+#[derive(Debug, Clone, Copy)]
+pub struct Exchange {
+    /// A check over a connection.
+    pub warm: u64,
+    /// A check over a new connection that resumes.
+    pub resumed: u64,
+    /// A full handshake with a grant.
+    pub started: u64,
+    /// What a grant adds to a check over a connection.
+    pub grant: u64,
+    /// What a changed cell adds.
+    pub cell: u64,
+    /// An audit event that goes up by itself.
+    pub event: u64,
+}
+
+/// Measures them.
+///
+/// # Errors
+/// When a program fails.
+pub fn exchanges(directory: &Path, scale: Scale) -> anyhow::Result<Exchange> {
+    std::fs::create_dir_all(directory)?;
+    let line = Line::lay_in_air()?;
+    let site = server(directory, line.place()?, &AUTHORITIES, scale.of(2_000, 500), &[])?;
+    let serving = line.at_server(|| site.serve())?;
+    let measured = line.at_agent(|| {
+        let own = Own::new(&line, scale, &Enroller::open(site.directory(), "all", SITE)?)?;
+        let tls = own.enrolled.tls(true)?;
+        let mut device = own.fill(&tls)?;
+        let fresh = own.enrolled.transport(&own.enrolled.tls(true)?)?;
+        let mut take = |transport: &HttpTransport, grant| own.exchange(&mut device, transport, Weather::CLEAR, grant);
+        let started = take(&fresh, true)?.count.bytes();
+        let transport = own.enrolled.transport(&tls)?;
+        let resumed = take(&transport, false)?.count.bytes();
+        take(&transport, false)?;
+        let warm = take(&transport, false)?.count.bytes();
+        let grant = take(&transport, true)?.count.bytes().saturating_sub(warm);
+        let changes = endings(&site, scale.of(500, 50), 1)?;
+        let cells = ingest(&site, directory, &Extract { authorities: Vec::new(), changes })?;
+        let cell = take(&transport, false)?.count.bytes().saturating_sub(warm) / cells;
+        let agent = site.enrol(&directory.join("tablet"), SITE)?;
+        let mut running = agent.start()?;
+        let api = Api::wait(agent.directory())?;
+        api.wait_synced(&mut running, 0)?;
+        api.unlock()?;
+        let before = own.quiet()?;
+        let person = site.flagged()?;
+        api.look_up(person.number, person.birth)?;
+        let event = own.quiet()?.since(&before).bytes();
+        running.stop()?;
+        Ok(Exchange { warm, resumed, started, grant, cell, event })
+    })?;
+    serving.stop()?;
+    Ok(measured)
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, ensure};
 use cpis_agent::clock::SystemClock as AgentClock;
-use cpis_agent::port::Transport as _;
+use cpis_agent::port::Transport;
 use cpis_agent::transport::HttpTransport;
 use cpis_protocol::catch_up::CaughtUp;
 use cpis_protocol::cell::Cell;
@@ -198,7 +198,7 @@ impl Device {
     ///
     /// # Errors
     /// When the copy is not up to date afterwards.
-    pub async fn sync(&mut self, transport: &HttpTransport, with_grant: bool) -> anyhow::Result<u32> {
+    pub async fn sync<T: Transport>(&mut self, transport: &T, with_grant: bool) -> anyhow::Result<u32> {
         let mut requests = 0;
         let mut effect = self.pull.step(if with_grant { Input::WakeNow } else { Input::Wake }, now());
         loop {

@@ -174,13 +174,13 @@ impl Load {
         let failed = Arc::new(AtomicU32::new(0));
         let devices: Vec<_> = std::mem::take(&mut self.devices).into_iter().zip(held).collect();
         let room = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
-        let ended = self.runtime.block_on(async {
+        let mut ended = self.runtime.block_on(async {
             let mut tasks = JoinSet::new();
-            for (device, transport) in devices {
+            for (at, (device, transport)) in devices.into_iter().enumerate() {
                 let (room, failed) = (Arc::clone(&room), Arc::clone(&failed));
                 tasks.spawn(async move {
                     let _permit = room.acquire_owned().await;
-                    one(device, transport, with_grant, &failed).await
+                    (at, one(device, transport, with_grant, &failed).await)
                 });
             }
             tasks.join_all().await
@@ -191,7 +191,9 @@ impl Load {
         let mut round =
             Round { done: 0, wall, server: used.time, failed: 0, requests: 0, times: Vec::with_capacity(ended.len()) };
         let mut held = Held::new();
-        for one in ended {
+        // They end in any order; each stays with its own identity.
+        ended.sort_unstable_by_key(|(at, _)| *at);
+        for (_, one) in ended {
             let (device, transport, requests, took) = one?;
             round.done += 1;
             round.requests += requests;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use cpis_tests::bench::fleet::Fleet;
 use cpis_tests::bench::report::Report;
-use cpis_tests::bench::{Scale, bad, day, disk, enumeration, idle, library, live, names, register, storm, wire};
+use cpis_tests::bench::{Scale, bad, day, disk, enumeration, idle, library, live, model, names, register, storm, wire};
 use cpis_tests::process::programs;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,10 +21,10 @@ Measures the real programs on this machine, with invented people, and prints Mar
 usage: cargo bench-all [--quick] [MEASURE...]
 
   --quick   few iterations on few records: only shows that every measure still runs
-  MEASURE   size, memory, start, look-up, apply, audit, wire, bad, day, storm, idle, hard, enumeration, names, register
+  MEASURE   size, memory, start, look-up, apply, audit, wire, bad, day, storm, model, idle, hard, enumeration, names, register
             (default: all)
 ";
-const MEASURES: [&str; 15] = [
+const MEASURES: [&str; 16] = [
     "size",
     "memory",
     "start",
@@ -35,6 +35,7 @@ const MEASURES: [&str; 15] = [
     "bad",
     "day",
     "storm",
+    "model",
     "idle",
     "hard",
     "enumeration",
@@ -150,6 +151,7 @@ fn measure_in(work: &std::path::Path, chosen: &[&str], scale: Scale, interrupted
             ("bad", _) => bad::bad(&own, scale, &mut report)?,
             ("day", _) => day::day(&own, scale, &mut report)?,
             ("storm", _) => storm::storm(&own, scale, &mut report)?,
+            ("model", _) => model::model(&own, scale, &mut report)?,
             ("idle", _) => idle::idle(&own, scale, &mut report)?,
             ("hard", _) => register::hard(scale, &mut report)?,
             ("enumeration", _) => enumeration::prices(scale, &report)?,

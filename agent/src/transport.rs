@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use cpis_protocol::message::{Failure, REASON_HEADER, Request, classify};
+use cpis_protocol::id::hex;
+use cpis_protocol::message::{ASK_HEADER, ASK_HEADER_BYTES_MAX, Failure, REASON_HEADER, Request, classify};
 use cpis_protocol::sign::Signer;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
@@ -98,7 +99,17 @@ impl HttpTransport {
         if !url.starts_with("https://") {
             return Err(TransportError::NotHttps);
         }
-        let client = client(url, authorities, identity, Arc::clone(&clock), floor_ms)?;
+        let config = tls(authorities, identity, Arc::clone(&clock), floor_ms)?;
+        Self::over(url, config, clock)
+    }
+
+    /// The same over TLS settings of the caller's own, e.g. to measure what others would cost. A connection made from a
+    /// clone of them resumes what the one before left.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn over(url: &str, config: rustls::ClientConfig, clock: Arc<dyn Clock>) -> Result<Self, TransportError> {
+        let client = client(url, config)?;
         let base = url.trim_end_matches('/').to_owned();
         let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Self { client: RwLock::new(client), clock, base, partials: Partials::default(), received, sent })
@@ -115,7 +126,7 @@ impl HttpTransport {
         identity: Option<&Identity<'_>>,
         floor_ms: i64,
     ) -> Result<(), TransportError> {
-        let fresh = client(&self.base, authorities, identity, Arc::clone(&self.clock), floor_ms)?;
+        let fresh = client(&self.base, tls(authorities, identity, Arc::clone(&self.clock), floor_ms)?)?;
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -140,14 +151,13 @@ pub(crate) fn is_issued(certificate: &[u8], authorities: &[Vec<u8>], now_ms: i64
     verifier.is_ok_and(|v| v.verify_client_cert(&CertificateDer::from(certificate.to_vec()), &[], now).is_ok())
 }
 
-/// A client that believes the given authorities and nobody else.
-fn client(
-    url: &str,
+/// TLS that believes the given authorities and nobody else.
+fn tls(
     authorities: &[Vec<u8>],
     identity: Option<&Identity<'_>>,
     clock: Arc<dyn Clock>,
     floor_ms: i64,
-) -> Result<reqwest::Client, TransportError> {
+) -> Result<rustls::ClientConfig, TransportError> {
     let mut roots = rustls::RootCertStore::empty();
     for authority in authorities {
         roots.add(CertificateDer::from(authority.clone()))?;
@@ -165,6 +175,10 @@ fn client(
     };
     // One connection for everything, several requests at once, and headers that cost a few bytes.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn client(url: &str, config: rustls::ClientConfig) -> Result<reqwest::Client, TransportError> {
     let mut client = reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .https_only(true)
@@ -174,7 +188,8 @@ fn client(
         .tcp_user_timeout(UNACKNOWLEDGED)
         // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
         .tcp_keepalive(None)
-        .pool_idle_timeout(Duration::from_secs(330));
+        // The server's polls come every five minutes and an eighth more, or when it says: it ends the connection, not we.
+        .pool_idle_timeout(None);
     if is_loopback(url) {
         client = client.no_proxy();
     }
@@ -197,6 +212,10 @@ impl Transport for HttpTransport {
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let builder = match request.body() {
             None => client.get(url),
+            Some(body) if keeps_part && body.len() <= ASK_HEADER_BYTES_MAX => {
+                self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
+                client.post(url).header(ASK_HEADER, hex(body)) // R238
+            }
             Some(body) => {
                 self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
                 client.post(url).header("content-type", "application/octet-stream").body(body.to_vec())

@@ -12,8 +12,12 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderName, HeaderValue, Method, Request as HttpRequest, Response, StatusCode, header};
 use axum::routing::get;
+use cpis_protocol::Refusal;
+use cpis_protocol::id::unhex;
 use cpis_protocol::limits;
-use cpis_protocol::message::{REASON_HEADER, REASON_REVOKED, REASON_SUSPENDED, Request};
+use cpis_protocol::message::{
+    ASK_HEADER, ASK_HEADER_BYTES_MAX, REASON_HEADER, REASON_REVOKED, REASON_SUSPENDED, Request,
+};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
@@ -94,12 +98,29 @@ async fn read(peer: Peer, http: HttpRequest<Body>) -> Result<Request, ServiceErr
         (&Method::POST, "/v1/enrol") => (limits::BEAT_BYTES_MAX, Request::Enrol),
         (&Method::POST, "/v1/audit") if peer.device.is_some() => (limits::AUDIT_BATCH_BYTES_MAX, Request::Audit),
         (&Method::POST, "/v1/device") if peer.device.is_some() => (limits::REPORT_BYTES_MAX, Request::Report),
-        (&Method::POST, "/v1/sync") if peer.device.is_some() => (limits::CATCH_UP_ASK_BYTES_MAX, Request::CatchUp),
+        (&Method::POST, "/v1/sync") if peer.device.is_some() => {
+            if let Some(value) = http.headers().get(ASK_HEADER) {
+                return short_question(value).map(Request::CatchUp);
+            }
+            (limits::CATCH_UP_ASK_BYTES_MAX, Request::CatchUp)
+        }
         (&Method::POST, "/v1/audit" | "/v1/device" | "/v1/sync") => return Err(ServiceError::Unauthorised),
         _ => return Err(ServiceError::NotFound),
     };
     let body = axum::body::to_bytes(http.into_body(), limit).await.map_err(|_| ServiceError::TooLarge)?;
     Ok(make(body.to_vec()))
+}
+
+/// R238: A combined question that came as a header.
+fn short_question(value: &HeaderValue) -> Result<Vec<u8>, ServiceError> {
+    let malformed = || ServiceError::Refused(Refusal::Malformed.code());
+    let text = value.to_str().map_err(|_| malformed())?;
+    if text.len() > 2 * ASK_HEADER_BYTES_MAX {
+        return Err(ServiceError::TooLarge);
+    }
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return Err(malformed()) };
+    let byte = |pair: &[u8; 2]| unhex::<1>(std::str::from_utf8(pair).ok()?).ok().map(|[byte]| byte);
+    pairs.iter().map(byte).collect::<Option<Vec<_>>>().ok_or_else(malformed)
 }
 
 fn refuse(error: &ServiceError) -> Response<Body> {
@@ -128,4 +149,21 @@ fn refuse(error: &ServiceError) -> Response<Body> {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_questions() {
+        let read = |text: &'static str| short_question(&HeaderValue::from_static(text)).map_err(|e| e.to_string());
+        assert_eq!(read("01a0ff"), Ok(vec![1, 0xa0, 0xff]));
+        assert_eq!(read(""), Ok(Vec::new()));
+        for wrong in ["1", "0g", "+1", "01 2", "0123456789abcdefx"] {
+            assert_eq!(read(wrong), Err("refused: malformed".into()), "{wrong}");
+        }
+        let long = HeaderValue::from_str(&"00".repeat(ASK_HEADER_BYTES_MAX + 1)).unwrap();
+        assert!(matches!(short_question(&long), Err(ServiceError::TooLarge)));
+    }
 }

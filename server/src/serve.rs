@@ -95,6 +95,7 @@ pub async fn run<S: Store>(
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::info!("some connections were cut when the server stopped");
     }
+    let _ = tokio::task::spawn_blocking(move || service.flush_presence()).await;
     Ok(())
 }
 
@@ -178,6 +179,7 @@ async fn digest_tick<S: Store>(service: Arc<Service<S>>) {
         every.tick().await;
         let service = Arc::clone(&service);
         let digested = tokio::task::spawn_blocking(move || {
+            service.flush_presence();
             digest::run(&**service.store(), &service.keys().audit, service.config())
         });
         if let Ok(Err(error)) = digested.await {

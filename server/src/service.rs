@@ -8,11 +8,12 @@ mod device;
 mod enrol;
 mod grant;
 pub(crate) mod objects;
+mod presence;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
-use cpis_protocol::id::{DeviceId, ScopeId, UnixMs};
+use cpis_protocol::id::{DeviceId, ScopeId};
 use cpis_protocol::message::Request;
 use cpis_protocol::trust::Trust;
 
@@ -26,9 +27,6 @@ use crate::publish::PublishError;
 
 pub(crate) use beat::sign as sign_beat;
 pub use enrol::{ATTEMPTS, EnrolError, invite};
-
-/// How often at most a device's presence is written down when nothing else is.
-const SEEN_EVERY_MS: i64 = 60_000;
 
 /// Why a request gets no reply. The transport turns it into its own words.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +120,7 @@ pub struct Service<S: Store> {
     deployment: String,
     beats: Mutex<beat::Beats>,
     snapshots: Mutex<objects::Snapshots>,
-    seen: Mutex<std::collections::HashMap<DeviceId, UnixMs>>,
+    presence: Mutex<presence::Presence>,
 }
 
 /// A device that has shown who it is.
@@ -153,7 +151,7 @@ impl<S: Store> Service<S> {
             deployment,
             beats: Mutex::default(),
             snapshots: Mutex::default(),
-            seen: Mutex::default(),
+            presence: Mutex::default(),
         }
     }
 
@@ -279,20 +277,5 @@ impl<S: Store> Service<S> {
 
     fn check_scope(&self, device: &DeviceRow, scope: ScopeId) -> Result<(), ServiceError> {
         if device.scope == scope { Ok(()) } else { Err(ServiceError::Unauthorised) }
-    }
-
-    /// Writes down that a device was there. Presence is for people; failing to note it fails nothing.
-    fn note(&self, device: &DeviceRow, now_ms: UnixMs, gseq: Option<u64>) {
-        let gseq = gseq.filter(|gseq| *gseq != device.last_gseq);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = seen.get(&device.device).copied().or(device.last_seen_ms);
-        if gseq.is_none() && last.is_some_and(|last| (0..SEEN_EVERY_MS).contains(&(now_ms - last))) {
-            return;
-        }
-        seen.insert(device.device, now_ms);
-        drop(seen);
-        if let Err(error) = self.store.write::<_, StoreError>(|tx| tx.seen(device.device, now_ms, gseq)) {
-            tracing::warn!(device = %device.device, %error, "presence was not noted");
-        }
     }
 }

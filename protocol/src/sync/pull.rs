@@ -327,15 +327,14 @@ impl Pull {
             return effect;
         }
         let Some(target) = self.target.as_mut() else { return self.ask_beat() };
-        // What is at hand is taken in first: it costs no round trip.
-        let held = target.work.iter().take_while(|work| self.at_hand.holds(&work.request())).count();
-        let wanted = if held == 0 { target.work.len() } else { held };
-        let count = wanted.min(REQUESTS_MAX); // R44
-        if count == 0 {
+        // What is at hand is taken in first, wherever it stands: it costs no round trip. Were it asked for together with
+        // what is not, all of it would come over the network again.
+        let at_hand = &self.at_hand;
+        target.begin_work(REQUESTS_MAX, |work| at_hand.holds(&work.request())); // R44
+        if target.under_way.is_empty() {
             self.phase = Phase::Applying;
             return Effect::Apply(Box::new(target.plan()));
         }
-        target.under_way = target.work.drain(..count).collect();
         self.phase = Phase::Cells;
         Effect::Fetch(target.under_way.iter().map(Work::request).collect())
     }

@@ -204,6 +204,15 @@ impl Target {
         self.fetch_whole(state.clone(), true);
     }
 
+    /// Puts work under way, at most so much: what is at hand, or where there is none of that what comes first.
+    pub(super) fn begin_work(&mut self, most: usize, is_at_hand: impl Fn(&Work) -> bool) {
+        let (held, rest): (VecDeque<_>, VecDeque<_>) = self.work.drain(..).partition(is_at_hand);
+        let (mut first, second) = if held.is_empty() { (rest, held) } else { (held, rest) };
+        self.under_way = first.drain(..most.min(first.len())).collect();
+        first.extend(second);
+        self.work = first;
+    }
+
     /// Takes in the replies to the requests under way, in their order; what failed is asked for again.
     pub(super) fn take_in_all(&mut self, replies: Vec<Result<Vec<u8>, Failure>>) -> Arrived {
         let mut arrived = Arrived { chunks: Vec::new(), trouble: None, unreachable: Vec::new() };

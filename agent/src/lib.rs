@@ -23,6 +23,8 @@ pub mod durable;
 pub mod enrol;
 pub mod environment;
 mod exchange;
+pub mod export;
+pub mod holdings;
 pub mod journal;
 pub mod keyslot;
 pub mod local_keys;

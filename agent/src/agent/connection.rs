@@ -75,6 +75,9 @@ impl Agent {
             Ok(())
         })?;
         self.replica.follow(&trust, issued_ms, grant_stands);
+        if let Err(error) = self.replica.keep_root(&before) {
+            tracing::warn!(%error, "the root before is not kept for devices that are further behind");
+        }
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
         self.renew_transports();
         Ok(())

@@ -142,6 +142,11 @@ impl FeedCopy {
         entries.map(|entry| entry.last_chunk::<4>().map_or(0, |number| u32::from_be_bytes(*number)))
     }
 
+    /// One row.
+    pub(super) fn open_row(&self, store: &impl Store, row: u32) -> Result<Vec<Cell>, Refusal> {
+        open_row(store, &self.key, self.generation, row)
+    }
+
     /// One cell by its number.
     ///
     /// # Errors

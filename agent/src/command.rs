@@ -342,7 +342,8 @@ fn finish_sync(cli: &Cli, status: &Status) -> Done {
 /// One sync without a running agent.
 async fn sync_stopped(cli: &Cli) -> Done {
     let agent = open_stopped(cli).await?;
-    let transport = agent.transport().map_err(|error| Failed::new(Exit::Failed, error, None))?;
+    let way = agent.way(&load_config(&cli.dir)?);
+    let (transport, _) = way.map_err(|error| Failed::new(Exit::Failed, error, None))?;
     let mut bar = output::Bar::new("syncing");
     let watcher = Arc::clone(&agent);
     agent.sync_status().begin();

@@ -36,6 +36,7 @@ pub mod port;
 pub mod random;
 pub mod replica;
 pub mod show;
+pub mod station;
 pub mod status;
 pub mod store;
 pub mod transport;

@@ -8,6 +8,7 @@ pub mod memory;
 pub mod needles;
 pub mod process;
 pub mod publisher;
+pub mod relay;
 pub mod scene;
 pub mod site;
 pub mod swtpm;

@@ -11,6 +11,7 @@ mod renewal;
 mod report;
 mod sleep;
 mod telling;
+mod turn;
 mod unlock;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ pub use self::error::{GlassError, OpenError, UnlockError};
 pub use self::limits::{Allowance, REASON_MIN};
 pub use self::renewal::RenewalError;
 pub use self::report::{Outbox, WaitingEvent};
+pub use self::turn::Turn;
 
 /// The keyslot file's name.
 pub const KEYSLOT: &str = "keyslot";
@@ -89,7 +91,7 @@ pub struct Agent {
     erasing: Mutex<()>,
     sleep: sleep::Sleep,
     lease_watch: Mutex<lease::LeaseWatch>,
-    turn: tokio::sync::Mutex<()>,
+    turn: Turn,
     upload: tokio::sync::Mutex<()>,
     /// The transports in use: they change with the root and the certificate.
     transports: Mutex<Vec<Weak<HttpTransport>>>,
@@ -181,7 +183,7 @@ impl Agent {
             erasing: Mutex::new(()),
             sleep,
             lease_watch: Mutex::default(),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Turn::default(),
             upload: tokio::sync::Mutex::new(()),
             transports: Mutex::default(),
             _lock: lock,
@@ -311,7 +313,7 @@ impl Agent {
     }
 
     /// The turn to move the copy: held by whoever brings a newer one.
-    pub const fn turn(&self) -> &tokio::sync::Mutex<()> {
+    pub const fn turn(&self) -> &Turn {
         &self.turn
     }
 

@@ -6,6 +6,7 @@ pub mod loopback;
 pub mod lossyfs;
 pub mod memory;
 pub mod needles;
+pub mod nginx;
 pub mod process;
 pub mod publisher;
 pub mod relay;

@@ -37,7 +37,7 @@ impl Relay {
                     continue;
                 }
                 if let Ok(beyond) = TcpStream::connect(server) {
-                    carry(&shared, stream, beyond);
+                    carry(&shared, &stream, &beyond);
                 }
             }
         });
@@ -68,7 +68,7 @@ impl Relay {
     }
 }
 
-fn carry(line: &Arc<Line>, here: TcpStream, there: TcpStream) {
+fn carry(line: &Arc<Line>, here: &TcpStream, there: &TcpStream) {
     let pairs = [(here.try_clone(), there.try_clone(), false), (there.try_clone(), here.try_clone(), true)];
     for (from, to, is_back) in pairs {
         let (Ok(mut from), Ok(mut to)) = (from, to) else { return };

@@ -155,6 +155,17 @@ fn it_answers_devices_only_and_keeps_no_error() {
     });
     let missed: Vec<_> = nginx.asked().unwrap().into_iter().filter(|(status, _, _)| *status == 404).collect();
     assert_eq!(missed.iter().map(|(_, cached, _)| cached.as_str()).collect::<Vec<_>>(), ["MISS", "MISS"], "{missed:?}");
+    // Whoever marks a reply as stored is not the server, whatever the certificate says.
+    let marked = stage.nginx("marked", &files, |site| {
+        let at = site.find("    # Immutable objects").unwrap();
+        format!("{}location / {{ add_header cpis-carrier stored always; return 200 'beat'; }}\n}}\n", &site[..at])
+    });
+    let identity = stage.crew("other", &marked);
+    let other = open(&identity);
+    let as_server = other.way_to(Beyond::Server, marked.url()).unwrap();
+    let beat = Request::Beat(agent.grant().scope);
+    let said = tokio::runtime::Runtime::new().unwrap().block_on(as_server.send(beat));
+    assert_eq!(said, Err(Failure::NotTheServer));
     // A mirror that was taken out gets nothing more; what can change it never got.
     run(stage.site.command().unwrap().args(["mirror", "remove", "north"])).unwrap();
     let before = nginx.asked().unwrap().len();

@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cpis_agent::agent::Agent;
+use cpis_agent::agent::{Agent, KEYSLOT};
 use cpis_agent::config::Config;
+use cpis_agent::device_secret::DeviceSecret;
 use cpis_agent::driver::pull_once;
+use cpis_agent::keyslot::Keyslot;
 use cpis_agent::port::Transport as _;
 use cpis_agent::station::{Source, pull_from, serve_from};
 use cpis_agent::transport::{Beyond, HttpTransport, install_provider};
 use cpis_agent::{export, holdings};
 use cpis_protocol::Refusal;
-use cpis_protocol::clock::Carrier;
+use cpis_protocol::clock::{Carrier, TrustedClock};
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sync::pull::Outcome;
 use cpis_tests::process::Running;
@@ -359,7 +361,33 @@ async fn the_line_carries_a_first_copy_once() {
     server.stop().unwrap();
 }
 
-/// Nothing that a station serves is larger than the protocol has it, whatever its path.
+/// R279: after a restart the time is unknown, and no station can tell it: only the server does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_station_tells_no_live_time() {
+    let stage = stage(60);
+    let server = stage.site.serve().unwrap();
+    let [station, crew] = ["station", "crew"].map(|name| stage.enrol(name));
+    station.sync().unwrap();
+    {
+        let secret = DeviceSecret::open(crew.directory(), &Config::default().sources()).unwrap();
+        let mut keyslot = Keyslot::open(&crew.directory().join(KEYSLOT), &secret).unwrap();
+        let update = keyslot.update(|contents| {
+            contents.clock = TrustedClock::default();
+            Ok(())
+        });
+        update.unwrap();
+    }
+    let [station, crew] = [station, crew].map(|agent| open(&agent));
+    assert_eq!(crew.now().time_ms, None);
+    let liar = Liar::start(Arc::clone(&station)).await;
+    assert_eq!(pull_from(&crew, &liar.near(&crew)).await, Outcome::UpToDate);
+    assert_eq!((gseq(&crew), crew.now().time_ms), (gseq(&station), None), "a copy, of an age that is not known");
+    let mut machine = crew.pull_machine(true).unwrap();
+    let live = pull_once(&crew, &mut machine, &crew.transport().unwrap(), Carrier::Live, true).await.0;
+    assert_eq!((live, crew.now().time_ms.is_some()), (Outcome::UpToDate, true));
+    server.stop().unwrap();
+}
+
 #[test]
 fn a_station_is_off_unless_configured() {
     let stage = stage(30);

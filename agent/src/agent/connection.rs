@@ -27,7 +27,7 @@ impl Agent {
     /// [`TransportError`].
     pub fn transport(&self) -> Result<Arc<HttpTransport>, TransportError> {
         let url = self.keys.keyslot().contents().url.clone();
-        self.transport_to(Beyond::Server, &url)
+        self.way_to(Beyond::Server, &url)
     }
 
     /// The server with the mirrors and stations of the configuration beside it; and the stations.
@@ -36,7 +36,7 @@ impl Agent {
     /// [`TransportError`].
     pub fn way(&self, config: &Config) -> Result<(Arc<Beside>, Vec<Arc<HttpTransport>>), TransportError> {
         let to = |beyond: Beyond, urls: &[String]| {
-            urls.iter().map(|url| self.transport_to(beyond, url)).collect::<Result<Vec<_>, _>>()
+            urls.iter().map(|url| self.way_to(beyond, url)).collect::<Result<Vec<_>, _>>()
         };
         let (mirrors, stations) = (to(Beyond::Mirror, &config.mirrors)?, to(Beyond::Station, &config.stations)?);
         let neighbours = mirrors.into_iter().chain(stations.iter().cloned());
@@ -63,7 +63,11 @@ impl Agent {
         Ok(config)
     }
 
-    fn transport_to(&self, beyond: Beyond, url: &str) -> Result<Arc<HttpTransport>, TransportError> {
+    /// A transport to whoever is at this address, by the device's own certificate. It is kept up to date.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn way_to(&self, beyond: Beyond, url: &str) -> Result<Arc<HttpTransport>, TransportError> {
         let trust = self.trust();
         let floor_ms = self.grant().issued_ms;
         let transport = {

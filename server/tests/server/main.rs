@@ -7,6 +7,7 @@ mod catch_up;
 mod enrolment;
 mod evidence;
 mod inbox;
+mod mirror;
 mod publishing;
 mod rekeying;
 mod renewal;

@@ -2,7 +2,8 @@
 //! would. Works with the vault locked: everything here is sealed or signed for every device of the scope.
 //! It must not give what is not proved, nor anything of this device alone: no grant, no key, no audit.
 
-use cpis_protocol::cell::CELL_BYTES;
+use cpis_protocol::cell::{CELL_BYTES, Cell};
+use cpis_protocol::compare::Bounds;
 use cpis_protocol::head::FeedState;
 use cpis_protocol::id::{Epoch, FeedId, FeedSeq, RegisterSeq, ScopeId, UnixMs};
 use cpis_protocol::limits::CHUNK_CELLS;
@@ -95,6 +96,7 @@ pub fn answer(agent: &Agent, request: &Request) -> Option<Vec<u8>> {
             agent.replica().kept_root(*version)
         }
         Request::Manifest { feed, epoch, seq } => manifest(agent, *feed, *epoch, *seq),
+        Request::Bounds { feed, epoch, seq } => bounds(agent, *feed, *epoch, *seq),
         Request::Chunk { feed, epoch, seq, index } => {
             let (_, generation) = held(agent, *feed, *epoch, *seq)?;
             chunk(agent, *feed, generation, *index)
@@ -128,6 +130,16 @@ fn chunk(agent: &Agent, feed: FeedId, generation: Generation, index: u32) -> Opt
     let view = agent.replica().view();
     let copy = view.feeds.get(&feed).filter(|copy| copy.generation() == generation)?;
     copy.chunk(agent.replica().store(), index).ok()
+}
+
+/// Not proved: wrong ones cost bytes (R253).
+fn bounds(agent: &Agent, feed: FeedId, epoch: Epoch, seq: FeedSeq) -> Option<Vec<u8>> {
+    let (state, generation) = held(agent, feed, epoch, seq)?;
+    let first = (0..state.count.div_ceil(CHUNK_CELLS)).map(|index| {
+        let cells = chunk(agent, feed, generation, index)?;
+        Some(Cell::read_all(cells.get(..CELL_BYTES)?).ok()?.first()?.blind())
+    });
+    Some(Bounds::from_first(first.collect::<Option<Vec<_>>>()?).to_bytes())
 }
 
 fn manifest(agent: &Agent, feed: FeedId, epoch: Epoch, seq: FeedSeq) -> Option<Vec<u8>> {

@@ -35,6 +35,7 @@ pub mod phone;
 pub mod port;
 pub mod random;
 pub mod replica;
+pub mod scrub;
 pub mod show;
 pub mod station;
 pub mod status;

@@ -19,6 +19,7 @@ pub mod keys;
 pub mod mirror;
 pub mod port;
 pub mod price;
+pub mod prune;
 pub mod publish;
 pub mod record;
 pub mod register;

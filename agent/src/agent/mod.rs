@@ -7,6 +7,7 @@ mod error;
 mod grants;
 mod lease;
 mod limits;
+mod machine;
 mod renewal;
 mod report;
 mod sleep;
@@ -15,7 +16,7 @@ mod turn;
 mod unlock;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use cpis_protocol::Refusal;
@@ -26,9 +27,7 @@ use cpis_protocol::id::DeviceId;
 use cpis_protocol::query::{LookupParameters, Query, Token};
 use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
-use cpis_protocol::sync::pull::{Pull, Start};
 use cpis_protocol::trust::{Role, Trust};
-use cpis_protocol::withdrawal::Withdrawal;
 use tokio::sync::Notify;
 
 use crate::config::Config;
@@ -41,6 +40,7 @@ use crate::local_keys::LocalKeys;
 use crate::port::{Clock, Store, StoreError};
 use crate::random::OsRandom;
 use crate::replica::Replica;
+use crate::scrub::ScrubStatus;
 use crate::status::SyncStatus;
 use crate::transport::HttpTransport;
 use crate::vault::Vault;
@@ -82,6 +82,7 @@ pub struct Agent {
     replica: Replica<Box<dyn Store>, LocalKeys>,
     vault: Vault,
     status: SyncStatus,
+    scrub: ScrubStatus,
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
@@ -138,8 +139,7 @@ impl Agent {
             }
         };
         let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
-        let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
-        let options = Options { capacity_bytes, ..Options::default() };
+        let options = Options { capacity_bytes: u64::from(config.journal_mib) << 20, ..Options::default() };
         let (journal, recovery) = Journal::open_on(&directory.join(JOURNAL), device, options, environment.disk())?;
         if recovery.torn_bytes > 0 {
             // Nothing acknowledged is in a torn tail: an append returns only after its sync.
@@ -175,6 +175,7 @@ impl Agent {
             replica,
             vault: Vault::default(),
             status: SyncStatus::default(),
+            scrub: ScrubStatus::default(),
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
@@ -312,6 +313,11 @@ impl Agent {
         &self.status
     }
 
+    /// What the readings of the copy found.
+    pub const fn scrub_status(&self) -> &ScrubStatus {
+        &self.scrub
+    }
+
     /// The turn to move the copy: held by whoever brings a newer one.
     pub const fn turn(&self) -> &Turn {
         &self.turn
@@ -366,37 +372,6 @@ impl Agent {
     /// The device secret.
     pub const fn device_secret(&self) -> &DeviceSecret {
         &self.secret
-    }
-
-    /// Marks that something other than the pull loop moved the copy.
-    pub fn mark_moved(&self) {
-        self.moved.store(true, Ordering::Release);
-    }
-
-    /// Whether something other than the pull loop moved the copy since the last call.
-    pub fn copy_moved(&self) -> bool {
-        self.moved.swap(false, Ordering::AcqRel)
-    }
-
-    /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
-    pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
-        let signed = self.signed_grant()?;
-        let trust = self.trust();
-        let withdrawn = {
-            let keyslot = self.keys.keyslot();
-            // R221: one that the root in force does not vouch for is no measure. It was verified when it was stored.
-            Withdrawal::verify(&keyslot.contents().withdrawal, &self.device, &trust, 0).ok()
-        };
-        let view = self.replica.view();
-        Some(Pull::new(Start {
-            trust,
-            grant: (*signed).clone(),
-            beat: view.beat.clone(),
-            head: view.head.clone(),
-            damaged: view.damaged.clone(),
-            with_grant,
-            withdrawn,
-        }))
     }
 
     /// Appends an event to the chain; returns once it is on stable storage.

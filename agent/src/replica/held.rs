@@ -53,7 +53,7 @@ impl FeedCopy {
             if bytes.len() >= cells * CELL_BYTES {
                 break;
             }
-            bytes.extend(self.open_row(store, row)?.iter().flat_map(|cell| *cell.as_bytes()));
+            bytes.extend(self.row(store, row)?.iter().flat_map(|cell| *cell.as_bytes()));
         }
         if bytes.len() == cells * CELL_BYTES { Ok(bytes) } else { Err(Refusal::WrongCount) }
     }

@@ -36,6 +36,7 @@ impl<S: Store> Service<S> {
             Request::Reference(ref hash) => self.reference(hash),
             Request::Delta { feed, epoch, from, to } => self.delta(mirror, feed, epoch, from, to),
             Request::Manifest { feed, epoch, seq } => self.manifest(mirror, feed, epoch, seq),
+            Request::Bounds { feed, epoch, seq } => self.bounds(mirror, feed, epoch, seq),
             Request::Chunk { feed, epoch, seq, index } => self.chunk(mirror, feed, epoch, seq, index),
             _ => Err(ServiceError::Unauthorised),
         }

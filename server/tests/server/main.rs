@@ -8,6 +8,7 @@ mod enrolment;
 mod evidence;
 mod inbox;
 mod mirror;
+mod pruning;
 mod publishing;
 mod rekeying;
 mod renewal;

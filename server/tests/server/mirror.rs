@@ -44,6 +44,7 @@ fn immutable_objects_of_its_scopes_and_nothing_else() {
         [
             Request::Delta { feed, epoch, from: 0, to: seq },
             Request::Manifest { feed, epoch, seq },
+            Request::Bounds { feed, epoch, seq },
             Request::Chunk { feed, epoch, seq, index: 0 },
         ]
     };

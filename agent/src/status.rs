@@ -7,6 +7,7 @@ use cpis_protocol::message::Failure;
 use cpis_protocol::policy::{AccessMode, Freshness};
 use cpis_protocol::sync::{pull, push};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::agent::Allowance;
 
@@ -137,11 +138,14 @@ pub struct Status {
 
 /// The link's state, shared by the driver and the API.
 #[derive(Debug, Default)]
-pub struct SyncStatus(Mutex<LinkStatus>);
+pub struct SyncStatus {
+    link: Mutex<LinkStatus>,
+    lost: watch::Sender<bool>,
+}
 
 impl SyncStatus {
     fn lock(&self) -> MutexGuard<'_, LinkStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An attempt begins.
@@ -151,8 +155,16 @@ impl SyncStatus {
         status.attempts += 1;
     }
 
+    /// Whether the last attempt did not reach the server; sent after every attempt.
+    pub fn lost(&self) -> watch::Receiver<bool> {
+        self.lost.subscribe()
+    }
+
     /// An attempt ended.
     pub fn finish(&self, outcome: pull::Outcome, now_ms: Option<i64>) {
+        let lost = pull::Outcome::Failed(Failure::Offline);
+        let busy = matches!(outcome, pull::Outcome::Failed(Failure::NotTheServer | Failure::Retry(_)));
+        self.lost.send_replace(outcome == lost || busy);
         let mut status = self.lock();
         status.syncing = false;
         status.progress = None;

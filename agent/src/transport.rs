@@ -16,6 +16,8 @@ use rustls::time_provider::TimeProvider;
 
 use self::partial::Partials;
 use crate::port::{Clock, Transport};
+use crate::station::CARRIER_HEADER;
+use crate::station::tls::DeviceAtTheOtherEnd;
 
 /// How long sent bytes may go unacknowledged: a link that went away is not waited for until the read times out.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
@@ -43,8 +45,20 @@ pub struct Identity<'a> {
     pub certificate: &'a [u8],
 }
 
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beyond {
+    /// The server: its certificate is for its name, and its word is live.
+    Server,
+    /// A mirror of the server's immutable objects, with a certificate for its name.
+    Mirror,
+    /// Another device: see `station::tls`.
+    Station,
+}
+
 /// HTTPS to one server.
 pub struct HttpTransport {
+    beyond: Beyond,
     client: RwLock<reqwest::Client>,
     clock: Arc<dyn Clock>,
     base: String,
@@ -61,9 +75,9 @@ impl core::fmt::Debug for HttpTransport {
 
 /// Certificates are judged by the later of wall clock and floor of trusted time: a clock that lost its battery must not
 /// cut the device off for ever.
-struct FlooredTime {
-    clock: Arc<dyn Clock>,
-    floor_ms: i64,
+pub(crate) struct FlooredTime {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) floor_ms: i64,
 }
 
 impl core::fmt::Debug for FlooredTime {
@@ -80,7 +94,7 @@ impl TimeProvider for FlooredTime {
 }
 
 /// The one explicit provider: aws-lc-rs, hybrid post-quantum key exchange first.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
@@ -96,23 +110,47 @@ impl HttpTransport {
         clock: Arc<dyn Clock>,
         floor_ms: i64,
     ) -> Result<Self, TransportError> {
+        Self::to(Beyond::Server, url, authorities, identity, clock, floor_ms)
+    }
+
+    /// The same for whoever is at the other end.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn to(
+        beyond: Beyond,
+        url: &str,
+        authorities: &[Vec<u8>],
+        identity: Option<&Identity<'_>>,
+        clock: Arc<dyn Clock>,
+        floor_ms: i64,
+    ) -> Result<Self, TransportError> {
         if !url.starts_with("https://") {
             return Err(TransportError::NotHttps);
         }
-        let config = tls(authorities, identity, Arc::clone(&clock), floor_ms)?;
-        Self::over(url, config, clock)
+        let config = tls(beyond, authorities, identity, Arc::clone(&clock), floor_ms)?;
+        Self::with(beyond, url, config, clock)
     }
 
-    /// The same over TLS settings of the caller's own, e.g. to measure what others would cost. A connection made from a
-    /// clone of them resumes what the one before left.
+    /// The way to the server over TLS settings of the caller's own, e.g. to measure what others would cost. A connection
+    /// made from a clone of them resumes what the one before left.
     ///
     /// # Errors
     /// [`TransportError`].
     pub fn over(url: &str, config: rustls::ClientConfig, clock: Arc<dyn Clock>) -> Result<Self, TransportError> {
-        let client = client(url, config)?;
+        Self::with(Beyond::Server, url, config, clock)
+    }
+
+    fn with(
+        beyond: Beyond,
+        url: &str,
+        config: rustls::ClientConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, TransportError> {
+        let client = client(beyond, url, config)?;
         let base = url.trim_end_matches('/').to_owned();
         let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { client: RwLock::new(client), clock, base, partials: Partials::default(), received, sent })
+        Ok(Self { beyond, client: RwLock::new(client), clock, base, partials: Partials::default(), received, sent })
     }
 
     /// Takes up another certificate, or the authorities of a newer root. Requests under way end as they began; those
@@ -126,9 +164,15 @@ impl HttpTransport {
         identity: Option<&Identity<'_>>,
         floor_ms: i64,
     ) -> Result<(), TransportError> {
-        let fresh = client(&self.base, tls(authorities, identity, Arc::clone(&self.clock), floor_ms)?)?;
+        let config = tls(self.beyond, authorities, identity, Arc::clone(&self.clock), floor_ms)?;
+        let fresh = client(self.beyond, &self.base, config)?;
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    /// Who is at the other end.
+    pub const fn beyond(&self) -> Beyond {
+        self.beyond
     }
 
     /// Bytes of bodies received and sent.
@@ -153,6 +197,7 @@ pub(crate) fn is_issued(certificate: &[u8], authorities: &[Vec<u8>], now_ms: i64
 
 /// TLS that believes the given authorities and nobody else.
 fn tls(
+    beyond: Beyond,
     authorities: &[Vec<u8>],
     identity: Option<&Identity<'_>>,
     clock: Arc<dyn Clock>,
@@ -163,8 +208,14 @@ fn tls(
         roots.add(CertificateDer::from(authority.clone()))?;
     }
     let config = rustls::ClientConfig::builder_with_details(provider(), Arc::new(FlooredTime { clock, floor_ms }))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots);
+        .with_protocol_versions(&[&rustls::version::TLS13])?;
+    let config = match beyond {
+        Beyond::Server | Beyond::Mirror => config.with_root_certificates(roots),
+        Beyond::Station => {
+            let device = DeviceAtTheOtherEnd::new(authorities)?;
+            config.dangerous().with_custom_certificate_verifier(Arc::new(device))
+        }
+    };
     let mut config = match identity {
         None => config.with_no_client_auth(),
         Some(identity) => {
@@ -178,13 +229,13 @@ fn tls(
     Ok(config)
 }
 
-fn client(url: &str, config: rustls::ClientConfig) -> Result<reqwest::Client, TransportError> {
+fn client(beyond: Beyond, url: &str, config: rustls::ClientConfig) -> Result<reqwest::Client, TransportError> {
     let mut client = reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .https_only(true)
         .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(15))
-        .read_timeout(Duration::from_secs(60))
+        .connect_timeout(Duration::from_secs(if beyond == Beyond::Server { 15 } else { 3 }))
+        .read_timeout(Duration::from_secs(if beyond == Beyond::Server { 60 } else { 15 }))
         .tcp_user_timeout(UNACKNOWLEDGED)
         // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
         .tcp_keepalive(None)
@@ -222,6 +273,10 @@ impl Transport for HttpTransport {
             }
         };
         let mut response = builder.send().await.map_err(|error| failure(&error))?;
+        // R278: what is marked as stored is never the server's own word.
+        if self.beyond == Beyond::Server && response.headers().contains_key(CARRIER_HEADER) {
+            return Err(Failure::NotTheServer);
+        }
         if response.status().as_u16() != 200 {
             return Err(refused(&response));
         }

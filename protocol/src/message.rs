@@ -248,7 +248,7 @@ pub enum Failure {
 /// two, and while nothing changes HTTP/2 sends it as one byte.
 pub const ASK_HEADER: &str = "cpis-ask";
 /// The longest combined question that goes into [`ASK_HEADER`], in bytes before hexadecimal: one without batch or report.
-pub const ASK_HEADER_BYTES_MAX: usize = 96;
+pub const ASK_HEADER_BYTES_MAX: usize = 96; // R238
 
 /// The header that names the reason of a refusal, so that a proxy's own 403 is not taken for a revocation.
 pub const REASON_HEADER: &str = "cpis-reason";

@@ -31,7 +31,6 @@ const REQUEST_TIME: Duration = Duration::from_secs(60);
 const WORKERS: usize = 32;
 
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
-const BRIEF: HeaderValue = HeaderValue::from_static("public, max-age=15");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 struct Shared<S: Store> {
@@ -62,7 +61,6 @@ async fn answer<S: Store>(
     };
     let immutable = request.is_immutable();
     let cache = match &request {
-        Request::Beat(_) => BRIEF,
         request if request.is_immutable() => IMMUTABLE,
         _ => NO_STORE,
     };

@@ -7,6 +7,7 @@ mod catch_up;
 mod device;
 mod enrol;
 mod grant;
+mod mirror;
 pub(crate) mod objects;
 mod presence;
 
@@ -27,6 +28,7 @@ use crate::publish::PublishError;
 
 pub(crate) use beat::sign as sign_beat;
 pub use enrol::{ATTEMPTS, EnrolError, invite};
+use mirror::Asker;
 
 /// Why a request gets no reply. The transport turns it into its own words.
 #[derive(Debug, thiserror::Error)]
@@ -218,7 +220,11 @@ impl<S: Store> Service<S> {
         if let Request::Enrol(body) = &request {
             return self.enrol(body, now_ms);
         }
-        let admitted = self.admit(peer)?;
+        let admitted = match self.admit(peer) {
+            // No device: perhaps a mirror.
+            Err(ServiceError::Unauthorised) => return self.mirrored(peer, &request),
+            admitted => admitted?,
+        };
         if let Request::CatchUp(body) = &request {
             let (reply, gseq) = self.catch_up(&admitted, expired, body, now_ms)?;
             if let Admitted::Active(device) = &admitted {
@@ -275,7 +281,7 @@ impl<S: Store> Service<S> {
         })
     }
 
-    fn check_scope(&self, device: &DeviceRow, scope: ScopeId) -> Result<(), ServiceError> {
-        if device.scope == scope { Ok(()) } else { Err(ServiceError::Unauthorised) }
+    fn check_scope(&self, asker: &impl Asker, scope: ScopeId) -> Result<(), ServiceError> {
+        if asker.scopes().contains(&scope) { Ok(()) } else { Err(ServiceError::Unauthorised) }
     }
 }

@@ -12,6 +12,7 @@ mod renewal;
 mod report;
 mod sleep;
 mod telling;
+mod turn;
 mod unlock;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ pub use self::error::{GlassError, OpenError, UnlockError};
 pub use self::limits::{Allowance, REASON_MIN};
 pub use self::renewal::RenewalError;
 pub use self::report::{Outbox, WaitingEvent};
+pub use self::turn::Turn;
 
 /// The keyslot file's name.
 pub const KEYSLOT: &str = "keyslot";
@@ -90,7 +92,7 @@ pub struct Agent {
     erasing: Mutex<()>,
     sleep: sleep::Sleep,
     lease_watch: Mutex<lease::LeaseWatch>,
-    turn: tokio::sync::Mutex<()>,
+    turn: Turn,
     upload: tokio::sync::Mutex<()>,
     /// The transports in use: they change with the root and the certificate.
     transports: Mutex<Vec<Weak<HttpTransport>>>,
@@ -137,8 +139,7 @@ impl Agent {
             }
         };
         let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
-        let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
-        let options = Options { capacity_bytes, ..Options::default() };
+        let options = Options { capacity_bytes: u64::from(config.journal_mib) << 20, ..Options::default() };
         let (journal, recovery) = Journal::open_on(&directory.join(JOURNAL), device, options, environment.disk())?;
         if recovery.torn_bytes > 0 {
             // Nothing acknowledged is in a torn tail: an append returns only after its sync.
@@ -183,7 +184,7 @@ impl Agent {
             erasing: Mutex::new(()),
             sleep,
             lease_watch: Mutex::default(),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Turn::default(),
             upload: tokio::sync::Mutex::new(()),
             transports: Mutex::default(),
             _lock: lock,
@@ -318,7 +319,7 @@ impl Agent {
     }
 
     /// The turn to move the copy: held by whoever brings a newer one.
-    pub const fn turn(&self) -> &tokio::sync::Mutex<()> {
+    pub const fn turn(&self) -> &Turn {
         &self.turn
     }
 

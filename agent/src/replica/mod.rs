@@ -6,6 +6,7 @@
 //! The index in memory is built in the same pass that proves the state root, so "not there" is as proved as "there".
 
 mod feed;
+mod held;
 mod scrub;
 mod staging;
 mod time;

@@ -114,7 +114,8 @@ fn what_came_of_a_first_sync_is_not_asked_for_again() {
                 Input::Fetched(requests.iter().map(|r| publisher.answer(r, T0 + 60_000)).collect())
             }
             Effect::Apply(_) => break,
-            Effect::StoreGrant { .. } | Effect::Stage(_) => Input::Stored,
+            Effect::Compare(_) => Input::Compared(Vec::new()),
+            Effect::StoreGrant { .. } | Effect::Pin(_) | Effect::Stage(_) => Input::Stored,
             other => panic!("{other:?}"),
         };
     }

@@ -84,6 +84,8 @@ pub enum Meta {
     Name,
     /// The number of the last link set aside that alerts were raised for.
     DigestedAside,
+    /// The encoded list of mirrors.
+    Mirrors,
 }
 
 impl Meta {
@@ -96,6 +98,7 @@ impl Meta {
             Self::Synthetic => "synthetic",
             Self::Name => "name",
             Self::DigestedAside => "digested-aside",
+            Self::Mirrors => "mirrors",
         }
     }
 }

@@ -9,5 +9,7 @@ pub mod needles;
 pub mod process;
 pub mod publisher;
 pub mod scene;
+#[cfg(debug_assertions)]
+pub mod simulation;
 pub mod site;
 pub mod swtpm;

@@ -15,10 +15,16 @@ use tokio::task::JoinSet;
 use crate::agent::Agent;
 use crate::port::Transport;
 use crate::status::Progress;
-use crate::{builder, memory};
+use crate::{builder, exchange, memory};
+
+/// How long an upload waits for links that are on their way in a combined exchange.
+const RIDE: Duration = Duration::from_secs(10);
 
 /// Runs blocking work of the agent off the async threads; a panic in it counts as a failed store.
-async fn blocking<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agent) -> R + Send + 'static) -> Option<R> {
+pub(crate) async fn blocking<R: Send + 'static>(
+    agent: &Arc<Agent>,
+    work: impl FnOnce(&Agent) -> R + Send + 'static,
+) -> Option<R> {
     if agent.environment().is_single_threaded() {
         return Some(memory::wiping(|| work(agent)));
     }
@@ -71,12 +77,7 @@ async fn report_in<T: Transport>(agent: &Arc<Agent>, transport: &Arc<T>) {
     };
     match transport.send(Request::Report(body)).await {
         Err(failure) => tracing::debug!(?failure, "the device's report did not go through"),
-        Ok(reply) => match blocking(agent, move |a| a.take_reply(&reply)).await {
-            Some(Ok(true)) => tracing::info!("the device has a new certificate"),
-            Some(Ok(false)) => {}
-            Some(Err(error)) => tracing::error!(%error, "the device keeps its certificate"),
-            None => tracing::error!("the reply to the device's report was not dealt with"),
-        },
+        Ok(reply) => exchange::take_report(agent, reply).await,
     }
 }
 
@@ -89,12 +90,13 @@ pub async fn pull_once<T: Transport>(
     with_grant: bool,
 ) -> (pull::Outcome, u64) {
     let first = if with_grant { pull::Input::WakeNow } else { pull::Input::Wake };
-    let mut effect = machine.step(first, agent.now());
+    let mut effect = machine.step(first, agent.now_for(carrier));
     loop {
         if carrier == Carrier::Live {
             agent.sync_status().set_progress(machine.progress().map(|(done, total)| Progress { done, total }));
         }
         let input = match effect {
+            pull::Effect::CatchUp(ask) => pull::Input::CaughtUp(exchange::ask(agent, transport, ask).await),
             pull::Effect::Fetch(requests) => {
                 if carrier == Carrier::Live && is_time_to_report(agent, &requests) {
                     report_in(agent, transport).await;
@@ -123,7 +125,7 @@ pub async fn pull_once<T: Transport>(
                     None => pull::Input::StoreFailed,
                 }
             }
-            pull::Effect::Suspend { number } => stored(blocking(agent, move |a| a.suspend(number)).await),
+            pull::Effect::Suspend(word) => stored(blocking(agent, move |a| a.suspend(&word)).await),
             pull::Effect::Erase => {
                 if let Some(Err(error)) = blocking(agent, |a| a.erase(ErasureCause::Withdrawn)).await {
                     tracing::error!(%error, "the erasure is not complete");
@@ -132,7 +134,7 @@ pub async fn pull_once<T: Transport>(
             }
             pull::Effect::Wait { until_ms, outcome } => return (outcome, until_ms),
         };
-        effect = machine.step(input, agent.now());
+        effect = machine.step(input, agent.now_for(carrier));
     }
 }
 
@@ -231,6 +233,8 @@ pub async fn push_once<T: Transport>(
     machine: &mut Push,
     transport: &Arc<T>,
 ) -> (Option<u64>, Option<push::Problem>) {
+    // What rides along in a combined exchange need not go twice; it is not waited for longer than that may take.
+    let _turn = tokio::time::timeout(RIDE, agent.upload_turn().lock()).await.ok();
     let mut effect = machine.step(push::Input::Wake, agent.now());
     loop {
         let input = match effect {

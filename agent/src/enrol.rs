@@ -1,5 +1,8 @@
 //! Enrolment: from an invitation to keys, certificate, grant and an empty replica. Once for each device.
-//! It must not leave a half-enrolled device: everything is written at the end, the keyslot file last but one.
+//! It must not leave a half-enrolled device: the keyslot file is written at the end, and until then there is an attempt,
+//! which another try goes on with.
+
+mod attempt;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,21 +16,20 @@ use cpis_protocol::seal::OpeningKey;
 use cpis_protocol::sign::Signer;
 use cpis_protocol::trust::Trust;
 use cpis_protocol::{Refusal, codec, limits};
+use zeroize::Zeroizing;
 
+use self::attempt::Attempt;
 use crate::agent;
 use crate::clock::SystemClock;
 use crate::config::{Config, ConfigError};
-use crate::device_secret::{Chosen, DeviceSecret, DeviceSecretError};
+use crate::device_secret::{Chosen, DeviceSecretError};
 use crate::journal::{Journal, JournalError, Options};
-use crate::keyslot::{Contents, Keyslot, KeyslotError, NewSlot, PassphraseProblem};
+use crate::keyslot::{Contents, KeyslotError, NewSlot, PassphraseProblem};
 use crate::port::{Clock, Transport as _};
 use crate::random::{OsRandom, RandomError};
 use crate::transport::{HttpTransport, TransportError};
 
-/// The keyslot file before it is complete.
-const STAGED: &str = "keyslot.staged";
-
-/// Enrolment did not work. Nothing was changed on the server unless the code was used up.
+/// Enrolment did not work. Where the server may have taken the code, another try with the same invitation goes on with it.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
     /// There is an enrolled agent in the directory.
@@ -117,35 +119,50 @@ pub async fn enrol(
     let invitation = Invitation::from_text(&text).map_err(EnrolError::Invitation)?;
     let practitioner =
         PractitionerId::new(practitioner).ok().filter(|p| !p.is_empty()).ok_or(EnrolError::Practitioner)?;
+    let trust = Trust::pin(&invitation.root).map_err(EnrolError::Invitation)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
+    let since_ms = clock.reading().wall_ms.max(trust.root().issued_ms);
     // Before the network is touched: who keeps the secret, and whether a PIN may be used, is known and proved.
     let sources = Config::load(directory)?.sources();
-    let found = tokio::task::spawn_blocking(move || Chosen::find(&sources)).await;
-    let chosen = found.map_err(|error| EnrolError::Io(std::io::Error::other(error)))??;
-    chosen.check_new(passphrase)?;
-    let trust = Trust::pin(&invitation.root).map_err(EnrolError::Invitation)?;
-    let signer = Signer::from_seed(OsRandom::bytes()?);
+    let (place, invited, secret) = (directory.to_path_buf(), invitation.clone(), Zeroizing::new(passphrase.to_owned()));
+    let attempt = off_the_async_threads(move || {
+        let chosen = Chosen::find(&sources)?;
+        chosen.check_new(&secret)?;
+        Attempt::begin(&place, chosen, &sources, &invited, since_ms)
+    })
+    .await?;
     let vault = OpeningKey::from_seed(OsRandom::bytes()?);
     let request = EnrolRequest {
         code: invitation.code,
-        device_key: signer.public_key(),
+        device_key: attempt.signer().public_key(),
         vault_key: vault.sealing_key(),
         practitioner,
     };
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(OsRandom::bytes()?));
     let authorities = &trust.root().authority_certificates;
     let transport = HttpTransport::new(&invitation.url, authorities, None, Arc::clone(&clock), trust.root().issued_ms)?;
-    let body = request.sign(&signer).map_err(EnrolError::Refused)?;
+    let body = request.sign(attempt.signer()).map_err(EnrolError::Refused)?;
     // Enrolment is the first word of the server itself: without it a device that lives on bundles knows no time.
     let asked = clock.reading();
-    let reply = transport.send(Request::Enrol(body)).await.map_err(EnrolError::Failed)?;
+    let reply = match transport.send(Request::Enrol(body)).await {
+        Ok(reply) => reply,
+        Err(failure) => {
+            // Only a refusal says that the device is not known under this key: anything else may be a lost reply.
+            if matches!(failure, Failure::Unauthorised | Failure::Refused | Failure::Revoked | Failure::Suspended) {
+                drop(attempt);
+                Attempt::discard(directory)?;
+            }
+            return Err(EnrolError::Failed(failure));
+        }
+    };
     let (trust, reply) = follow_roots(trust, &reply).map_err(EnrolError::Refused)?;
-    let device = DeviceId::of(&signer.public_key());
+    let device = DeviceId::of(&attempt.signer().public_key());
     let grant = Grant::verify(&reply.grant, &device, &trust, None).map_err(EnrolError::Refused)?;
+    grant.check_new(&trust, None).map_err(EnrolError::Refused)?;
     grant.open_keys(&vault).map_err(EnrolError::Refused)?;
     if grant.badge(&practitioner, grant.issued_ms).is_none() {
         return Err(EnrolError::NoBadge);
     }
-    let mut contents = Contents::new(signer, vault.sealing_key());
+    let mut contents = Contents::new(Signer::from_seed(*attempt.signer().seed()), vault.sealing_key());
     contents.certificate = reply.certificate;
     contents.grant = grant.bytes().to_vec();
     contents.root = trust.root().bytes().to_vec();
@@ -158,33 +175,21 @@ pub async fn enrol(
         synthetic: trust.root().synthetic,
         created_ms: grant.issued_ms,
     };
-    let directory = directory.to_path_buf();
-    let passphrase = zeroize::Zeroizing::new(passphrase.to_owned());
-    let write = tokio::task::spawn_blocking(move || -> Result<(), EnrolError> {
-        crate::durable::create_dir(&directory)?;
-        // What an earlier attempt left before it had a keyslot file belongs to a device that nobody knows.
-        DeviceSecret::discard(&directory)?;
-        discard(&directory.join(STAGED))?;
+    let (directory, passphrase) = (directory.to_path_buf(), Zeroizing::new(passphrase.to_owned()));
+    off_the_async_threads(move || {
         // A journal may hold the only copy of events that were never uploaded: it is set aside, never deleted.
         set_aside(&directory.join(agent::JOURNAL))?;
-        let secret = DeviceSecret::create(&directory, chosen, slot.created_ms, &mut OsRandom)?;
         Journal::create(&directory.join(agent::JOURNAL), device, ChainId(OsRandom::bytes()?), Options::default())?;
-        // Until the slot is in it, the file is under another name: a crash leaves a directory to enrol again.
-        let (staged, keyslot) = (directory.join(STAGED), directory.join(agent::KEYSLOT));
-        Keyslot::create(&staged, &secret, &contents)?.add_vault_slot(slot, &passphrase, &vault)?;
-        std::fs::rename(staged, keyslot)?;
-        crate::durable::sync_dir(&directory)?;
-        Ok(())
-    });
-    write.await.map_err(|error| EnrolError::Io(std::io::Error::other(error)))??;
+        attempt.complete(&directory, &contents, slot, &passphrase, &vault)
+    })
+    .await?;
     Ok(device)
 }
 
-fn discard(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+async fn off_the_async_threads<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, EnrolError> + Send + 'static,
+) -> Result<R, EnrolError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| EnrolError::Io(std::io::Error::other(error)))?
 }
 
 /// Renames a directory to the first free name beside it.

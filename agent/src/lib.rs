@@ -2,7 +2,7 @@
 //! It must not answer from anything unverified, nor reveal before the event is on stable storage.
 //!
 //! Ports ([`port`]) know only the protocol; adapters ([`store`], [`transport`], [`clock`], [`local_keys`]) implement
-//! them; use cases ([`lookup`], [`driver`], [`bundle`], [`enrol`]) see ports; [`agent`] puts them together; [`api`],
+//! them; use cases ([`lookup`], [`driver`] and its `exchange`, [`bundle`], [`enrol`]) see ports; [`agent`] puts them together; [`api`],
 //! [`cli`] and [`command`] are the faces.
 
 pub mod agent;
@@ -22,6 +22,7 @@ pub mod driver;
 pub mod durable;
 pub mod enrol;
 pub mod environment;
+mod exchange;
 pub mod journal;
 pub mod keyslot;
 pub mod local_keys;

@@ -196,13 +196,9 @@ fn search(agent: &Agent, asked: &Asked, area: Option<&str>) -> Result<(Answer, V
     let parameters = agent.replica().view().head.as_ref().map(|head| head.lookup).ok_or(CannotAnswer::NeverSynced)?;
     agent.quota(asked.badge.practitioner)?;
     let query = Query::nhs_number(asked.number, asked.birth);
-    let token = {
-        // One at a time: many at once would take all the memory that a tablet has.
-        let _turn = agent.memory_hard();
-        query.token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?
-    };
+    let token = agent.token(&query, &parameters).map_err(|_| CannotAnswer::IntegrityFailure)?;
     let reading = agent.clock().reading();
-    let (copy, found) = find(agent, asked.badge.practitioner, &[token], reading)?;
+    let Finding { copy, found, .. } = find(agent, asked.badge.practitioner, &[token], reading)?;
     if !found.is_empty() {
         return Ok((Answer::Flagged { copy }, found.into_iter().map(|(_, one)| one).collect()));
     }
@@ -241,14 +237,22 @@ fn admit(agent: &Agent, reading: Reading) -> Result<(i64, Freshness), CannotAnsw
     Ok((age_s, freshness))
 }
 
-/// What the copy says now to each of several questions, under one look at it: the statement and the records belong
-/// together. Each record comes with the place of its question.
+/// What the copy says to several questions, under one look at it: the statement and the records belong together.
+struct Finding {
+    copy: CopyStatement,
+    /// Every record that may be shown now, with the place of its question.
+    found: Vec<(usize, Found)>,
+    /// Somebody with these details may not be among them, even where nobody is: all places of a question are taken.
+    crowded: bool,
+}
+
+/// What the copy says now.
 fn find(
     agent: &Agent,
     practitioner: PractitionerId,
     tokens: &[Token],
     reading: Reading,
-) -> Result<(CopyStatement, Vec<(usize, Found)>), CannotAnswer> {
+) -> Result<Finding, CannotAnswer> {
     let (age_s, freshness) = admit(agent, reading)?;
     let view = agent.replica().view();
     let copy = statement(&view, age_s, freshness).ok_or(CannotAnswer::NeverSynced)?;
@@ -272,6 +276,8 @@ fn find(
         .flatten()
         .ok_or(CannotAnswer::VaultLocked)?;
     let mut found = found?;
+    // R221: before anything is left out. A record that may not be shown any more keeps its place until it is removed.
+    let crowded = by_name::is_crowded(&found);
     for (_, one) in &mut found {
         keep_visible(&mut one.record, now_ms);
     }
@@ -279,7 +285,7 @@ fn find(
     if found.is_empty() && !covered {
         return Err(CannotAnswer::KeyMissing); // R79
     }
-    Ok((copy, found))
+    Ok(Finding { copy, found, crowded })
 }
 
 /// Takes out what may not be shown any more. Where only plans that did not fit are left, the record says whom to ring:

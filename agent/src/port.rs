@@ -104,6 +104,10 @@ impl<S: Store + ?Sized> Store for Box<S> {
 pub trait Transport: Send + Sync + 'static {
     /// Sends one request and brings the body of a good reply, never longer than the request allows.
     fn send(&self, request: Request) -> impl Future<Output = Result<Vec<u8>, Failure>> + Send;
+
+    /// The beginning of an immutable object came by another way: when it is asked for, the rest is enough. A carrier that
+    /// cannot ask for a rest may drop it.
+    fn take_up(&self, _request: &Request, _begun: Vec<u8>) {}
 }
 
 /// Clocks.

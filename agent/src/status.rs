@@ -32,6 +32,9 @@ pub struct LinkStatus {
     pub last_outcome: Option<String>,
     /// Why the last upload did not go through.
     pub upload_problem: Option<String>,
+    /// Whether that was a receipt that was not accepted.
+    #[serde(skip)]
+    pub upload_refused: bool,
     /// Attempts since the start.
     pub attempts: u64,
 }
@@ -166,10 +169,17 @@ impl SyncStatus {
 
     /// How the last upload ended.
     pub fn set_upload(&self, problem: Option<push::Problem>) {
-        self.lock().upload_problem = problem.map(|problem| match problem {
+        let mut status = self.lock();
+        status.upload_refused = matches!(problem, Some(push::Problem::Refused(_)));
+        status.upload_problem = problem.map(|problem| match problem {
             push::Problem::Failed(failure) => describe_failure(failure).into(),
             push::Problem::Refused(refusal) => format!("the receipt was refused: {refusal}"),
         });
+    }
+
+    /// Whether the last upload ended with a receipt that was not accepted.
+    pub fn is_upload_refused(&self) -> bool {
+        self.lock().upload_refused
     }
 
     /// A copy of the state.

@@ -13,6 +13,9 @@ use rustls::time_provider::TimeProvider;
 
 use crate::port::{Clock, Transport};
 
+/// How long sent bytes may go unacknowledged: a link that went away is not waited for until the read times out.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
+
 /// The transport could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -148,7 +151,7 @@ fn client(
     let config = rustls::ClientConfig::builder_with_details(provider(), Arc::new(FlooredTime { clock, floor_ms }))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots);
-    let config = match identity {
+    let mut config = match identity {
         None => config.with_no_client_auth(),
         Some(identity) => {
             let chain = vec![CertificateDer::from(identity.certificate.to_vec())];
@@ -156,12 +159,17 @@ fn client(
             config.with_client_auth_cert(chain, key)?
         }
     };
+    // One connection for everything, several requests at once, and headers that cost a few bytes.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let mut client = reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .https_only(true)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(15))
         .read_timeout(Duration::from_secs(60))
+        .tcp_user_timeout(UNACKNOWLEDGED)
+        // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
+        .tcp_keepalive(None)
         .pool_idle_timeout(Duration::from_secs(330));
     if is_loopback(url) {
         client = client.no_proxy();
@@ -178,6 +186,8 @@ impl Transport for HttpTransport {
     async fn send(&self, request: Request) -> Result<Vec<u8>, Failure> {
         let url = format!("{}{}", self.base, request.path());
         let limit = request.reply_bytes_max();
+        // Its whole parts are good even when the reply was cut.
+        let keeps_part = matches!(request, Request::CatchUp(_));
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let builder = match request.body() {
             None => client.get(url),
@@ -194,7 +204,13 @@ impl Transport for HttpTransport {
             return Err(classify(status, header(REASON_HEADER), retry_after_s));
         }
         let mut body = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(|error| failure(&error))? {
+        loop {
+            let part = match response.chunk().await {
+                Ok(Some(part)) => part,
+                Ok(None) => break,
+                Err(_) if keeps_part && !body.is_empty() => break,
+                Err(error) => return Err(failure(&error)),
+            };
             if body.len() + part.len() > limit {
                 return Err(Failure::EndlessReply);
             }

@@ -44,6 +44,8 @@ pub enum CannotAnswer {
     Suspended,
     /// The device was not given every key that the copy is sealed under.
     KeyMissing,
+    /// So many people share these details that one of them may be filed by NHS number only.
+    Crowded,
 }
 
 impl CannotAnswer {
@@ -65,6 +67,7 @@ impl CannotAnswer {
             Self::InvalidName => "invalid-name",
             Self::Suspended => "suspended",
             Self::KeyMissing => "key-missing",
+            Self::Crowded => "crowded",
         }
     }
 
@@ -103,6 +106,9 @@ impl CannotAnswer {
             Self::Suspended => "This device has been suspended. Use another device, and ask the operator.",
             Self::KeyMissing => {
                 "This device has not been given every key of its copy yet, so it cannot say that somebody is not in it. Connect and update, or check another way."
+            }
+            Self::Crowded => {
+                "More people share these details than can be found by name, so this device cannot say by name that somebody is not in its copy. Look up by NHS number, or check another way."
             }
         }
     }

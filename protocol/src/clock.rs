@@ -77,6 +77,14 @@ impl TrustedClock {
         }
     }
 
+    /// The present by which what comes by this carrier is judged. A wall clock that is merely believed refuses nothing that
+    /// the server itself says: one that is ahead would else refuse the very word that corrects it.
+    #[must_use]
+    pub fn now_for(&self, carrier: Carrier, reading: Reading) -> Option<UnixMs> {
+        // R223
+        self.now(reading).filter(|_| carrier == Carrier::Stored || self.is_anchored(reading))
+    }
+
     /// Whether elapsed boot time leads from the anchor to this reading. A reading before the anchor is of a machine whose
     /// memory was put back to an earlier state: it proves nothing.
     fn is_anchored(&self, reading: Reading) -> bool {
@@ -231,6 +239,22 @@ mod tests {
         assert_eq!(clock.now(ahead), Some(T0 + 900 * DAY));
         clock.observe(T0 + DAY, Carrier::Live, ahead);
         assert_eq!(clock.now(ahead), Some(T0 + DAY));
+    }
+
+    /// It locks what it must and decides nothing that cannot be undone: no anchor, no floor, no refusal of the server.
+    #[test]
+    fn a_believed_wall_clock_that_is_ahead_proves_nothing() {
+        let mut clock = believing();
+        let ahead = at(T0 + 900 * DAY, 5, 2);
+        assert_eq!(clock.now(ahead), Some(T0 + 900 * DAY), "by this the lease is over and nothing is answered");
+        assert_eq!(clock.now_for(Carrier::Stored, ahead), Some(T0 + 900 * DAY), "and a bundle is judged");
+        assert_eq!(clock.now_for(Carrier::Live, ahead), None, "the server itself is not");
+        assert_eq!(clock.anchor(ahead), None);
+        clock.raise_floor(ahead);
+        assert_eq!(clock.floor_ms(), T0, "a clock put right again is believed again");
+        assert_eq!(clock.now(at(T0 + DAY, 6, 2)), Some(T0 + DAY));
+        clock.observe(T0 + DAY, Carrier::Live, ahead);
+        assert_eq!(clock.now_for(Carrier::Live, at(0, 65, 2)), Some(T0 + DAY + 60));
     }
 
     #[test]

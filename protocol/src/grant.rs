@@ -192,6 +192,22 @@ impl Grant {
         Ok(grant)
     }
 
+    /// Checks what only a grant that is about to be taken in is held to; one that is in force goes on to its lease's end.
+    /// A lease that is over would bar the device in place of a better one, and a stolen key moves time forward by no more
+    /// than what is left of its role.
+    ///
+    /// # Errors
+    /// [`Refusal::Expired`]; where the time is not known, only by what the grant says of itself.
+    pub fn check_new(&self, trust: &Trust, now_ms: Option<UnixMs>) -> Result<(), Refusal> {
+        trust.check_role(Role::DeviceAuthority, now_ms)?;
+        // R222
+        let over = self.lease_until_ms <= now_ms.unwrap_or(self.issued_ms).max(self.issued_ms);
+        if over || self.issued_ms >= trust.root().role_until_ms(Role::DeviceAuthority) {
+            return Err(Refusal::Expired);
+        }
+        Ok(())
+    }
+
     /// Opens the feed keys with the vault's private half.
     ///
     /// # Errors

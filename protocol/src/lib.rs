@@ -10,7 +10,7 @@
 //! | 2 | [`sign`], [`seal`], [`flag`], [`clock`] |
 //! | 3 | [`trust`], [`tree`], [`query`], [`policy`] |
 //! | 4 | [`question`], [`cell`], [`head`], [`grant`], [`audit`], [`enrol`], [`withdrawal`] |
-//! | 5 | [`answer`], [`message`], [`replica`], [`bundle`] |
+//! | 5 | [`answer`], [`message`], [`replica`], [`bundle`], [`catch_up`] |
 //! | 6 | [`sync`] |
 
 #![cfg_attr(not(test), no_std)]
@@ -21,6 +21,7 @@ extern crate alloc;
 pub mod answer;
 pub mod audit;
 pub mod bundle;
+pub mod catch_up;
 pub mod cell;
 pub mod clock;
 pub mod codec;

@@ -35,6 +35,14 @@ pub const RECEIPT_BYTES_MAX: usize = 1024;
 pub const ENROL_BYTES_MAX: usize = 512 * 1024;
 /// A device's report of itself, and the reply to it, which may carry a certificate.
 pub const REPORT_BYTES_MAX: usize = 8 * 1024;
+/// The body of a combined question: an audit batch, a report and the position.
+pub const CATCH_UP_ASK_BYTES_MAX: usize = 80 * 1024;
+/// A combined reply, all included: bounds what a device holds in memory for it.
+pub const CATCH_UP_BYTES_MAX: usize = 768 * 1024;
+/// Bytes of cells in a combined reply: the rest comes by its own names, which a cut connection asks for again.
+pub const CATCH_UP_CELLS_BYTES: usize = 192 * 1024;
+/// Roots in a combined reply; fewer mean that there are no more.
+pub const CATCH_UP_ROOTS: usize = 2;
 /// An invitation, before its text form.
 pub const INVITATION_BYTES_MAX: usize = ROOT_BYTES_MAX + 1024;
 /// A bundle file: a national scope is about 45 MiB.

@@ -62,6 +62,8 @@ pub enum Request {
     Audit(Vec<u8>),
     /// The device's [`DeviceReport`]; the reply is a [`DeviceReply`].
     Report(Vec<u8>),
+    /// Everything at once: a [`crate::catch_up::CatchUp`]; the reply is a [`crate::catch_up::CaughtUp`].
+    CatchUp(Vec<u8>),
 }
 
 impl Request {
@@ -80,6 +82,7 @@ impl Request {
             Self::Chunk { feed, epoch, seq, index } => format!("/v1/feed/{feed}/{epoch:016x}/snapshot/{seq}/{index}"),
             Self::Audit(_) => "/v1/audit".into(),
             Self::Report(_) => "/v1/device".into(),
+            Self::CatchUp(_) => "/v1/sync".into(),
         }
     }
 
@@ -87,7 +90,7 @@ impl Request {
     #[must_use]
     pub fn body(&self) -> Option<&[u8]> {
         match self {
-            Self::Enrol(body) | Self::Audit(body) | Self::Report(body) => Some(body),
+            Self::Enrol(body) | Self::Audit(body) | Self::Report(body) | Self::CatchUp(body) => Some(body),
             Self::Grant
             | Self::Beat(_)
             | Self::Head(_)
@@ -151,6 +154,7 @@ impl Request {
             Self::Manifest { .. } => limits::MANIFEST_BYTES_MAX,
             Self::Audit(_) => limits::RECEIPT_BYTES_MAX,
             Self::Report(_) => limits::REPORT_BYTES_MAX,
+            Self::CatchUp(_) => limits::CATCH_UP_BYTES_MAX,
         }
     }
 
@@ -165,7 +169,7 @@ impl Request {
             | Self::Delta { .. }
             | Self::Manifest { .. }
             | Self::Chunk { .. } => true,
-            Self::Enrol(_) | Self::Grant | Self::Beat(_) | Self::Audit(_) | Self::Report(_) => false,
+            Self::Enrol(_) | Self::Grant | Self::Beat(_) | Self::Audit(_) | Self::Report(_) | Self::CatchUp(_) => false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How many look-ups a practitioner may make on a device: a bucket that only signed policy fills, and the break-glass.
 //! It must not read a clock, nor give anything back for time that was counted before: neither a restart nor a clock that
-//! was put back may give more than the bucket and its refill over the time that has really been proved.
+//! was put back may give more than the bucket and its refill over the time that has really been proved. Only where the
+//! trusted clock itself was rebased does a time ahead of it give way, and then nothing that was used comes back with it.
 
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +70,13 @@ impl Bucket {
     pub fn left(self, policy: &Policy, now_ms: UnixMs) -> u16 {
         let used = u16::try_from(self.at(policy, now_ms).used).unwrap_or(u16::MAX);
         policy.look_up_burst.saturating_sub(used)
+    }
+
+    /// The bucket under a trusted clock that was rebased: the refill is counted from `now_ms` where it had been counted
+    /// further, by a time that is let go of. What was used stays used. R167
+    #[must_use]
+    pub fn rebased(self, now_ms: UnixMs) -> Self {
+        Self { counted_ms: self.counted_ms.min(now_ms), ..self }
     }
 
     /// Whether nothing would be lost if the bucket were forgotten.
@@ -142,6 +150,14 @@ impl Glass {
         }
     }
 
+    /// The same under a trusted clock that was rebased: one that began ahead of `now_ms`, by a time that is let go of, is
+    /// over, and the rest until the next is counted from now. R167
+    #[must_use]
+    pub fn rebased(self, now_ms: UnixMs) -> Self {
+        let ahead = self.began_ms > now_ms;
+        if ahead { Self { began_ms: now_ms, until_ms: now_ms, ..self } } else { self }
+    }
+
     /// Whether nothing would be lost if it were forgotten.
     #[must_use]
     pub const fn is_forgotten(&self, now_ms: UnixMs) -> bool {
@@ -204,6 +220,39 @@ mod tests {
         assert!(bucket.at(&policy, T0 - 1_000_000).take(&policy, T0 + 59_999).is_err());
     }
 
+    const YEAR: i64 = 365 * 86_400_000;
+
+    #[test]
+    fn a_rebased_clock_gives_nothing_back_and_locks_nobody_out() {
+        let policy = policy(2, 60);
+        let ahead = T0 + 10 * YEAR;
+        let bucket = Bucket::default().take(&policy, ahead).and_then(|bucket| bucket.take(&policy, ahead)).unwrap();
+        assert!(bucket.take(&policy, T0 + YEAR).is_err(), "for ten years");
+        let bucket = bucket.rebased(T0);
+        assert_eq!((bucket.left(&policy, T0), bucket.take(&policy, T0)), (0, Err(Empty { wait_s: 60 })));
+        assert_eq!((bucket.left(&policy, T0 + 60_000), bucket.left(&policy, T0 + 120_000)), (1, 2));
+        // A time that is not ahead stays: what has come back since is not lost.
+        assert_eq!(bucket.rebased(T0 + 60_000), bucket);
+        assert_eq!(Bucket::default().rebased(T0), Bucket::default());
+    }
+
+    #[test]
+    fn a_glass_broken_ahead_of_a_rebased_clock_is_over_and_rests_from_now() {
+        let open = Policy { break_glass_look_ups: 2, break_glass_s: 900, ..Policy::default() };
+        let glass = Glass::default().broken(&open, Text::lossy("why"), T0 + 10 * YEAR).unwrap();
+        let again = |glass: Glass, at: i64| glass.broken(&open, Text::lossy("again"), at).map(|glass| glass.left());
+        assert!(again(glass, T0 + YEAR).is_err(), "for ten years");
+        let rebased = glass.rebased(T0);
+        assert!(!rebased.is_in_force(&open, T0) && rebased.take(&open, T0).is_none());
+        assert_eq!(again(rebased, T0), Err(GlassRefused::TooSoon { wait_s: 7200 }));
+        assert_eq!(again(rebased, T0 + 7_200_000), Ok(2));
+        // One that began before stays in force to its end.
+        let glass = Glass::default().broken(&open, Text::lossy("why"), T0).unwrap();
+        assert_eq!(glass.rebased(T0 + 1), glass);
+        assert!(glass.rebased(T0 + 1).is_in_force(&open, T0 + 899_999));
+        assert_eq!(Glass::default().rebased(T0), Glass::default());
+    }
+
     #[test]
     fn the_glass_does_not_stack() {
         let closed = Policy::default();
@@ -242,6 +291,40 @@ mod tests {
                 }
                 let earned = (latest - first) / refill_ms(&policy);
                 proptest::prop_assert!(taken <= i64::from(burst) + earned, "{taken} of {burst} and {earned}");
+            }
+        }
+
+        /// A clock that was pushed ahead and is rebased gives the refill of the time up to which it was pushed, once, and
+        /// nothing for having been rebased, however often.
+        #[test]
+        fn a_rebase_gives_nothing(
+            burst in 1u16..20,
+            pushed in proptest::collection::vec(0i64..3_600_000, 1..40),
+            after in proptest::collection::vec((0i64..3_600_000, proptest::bool::ANY), 1..100),
+        ) {
+            let policy = policy(burst, 60);
+            let take = |bucket: &mut Bucket, time: i64| {
+                let next = bucket.take(&policy, T0 + time);
+                next.map_or(0, |next| { *bucket = next; 1i64 })
+            };
+            let mut bucket = Bucket::default();
+            let used = |bucket: Bucket| i64::from(bucket.used);
+            for time in pushed {
+                take(&mut bucket, time);
+            }
+            let before = used(bucket);
+            bucket = bucket.rebased(T0);
+            proptest::prop_assert_eq!(used(bucket), before);
+            let (mut taken, mut latest) = (0, 0);
+            for (time, rebase) in after {
+                latest = latest.max(time);
+                if rebase {
+                    // At the time it has by then: a rebase needs a time that is known.
+                    bucket = bucket.rebased(T0 + latest);
+                }
+                taken += take(&mut bucket, time);
+                let earned = latest / refill_ms(&policy);
+                proptest::prop_assert!(taken <= i64::from(burst) - before + earned);
             }
         }
     }

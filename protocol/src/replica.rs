@@ -5,12 +5,12 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::iter::Peekable;
 
-use crate::Refusal;
 use crate::cell::{Cell, CellKind};
 use crate::digest::Hash;
 use crate::head::FeedState;
 use crate::id::{BlindId, FeedSeq};
 use crate::tree::TreeHasher;
+use crate::{Refusal, limits};
 
 /// How to reach a feed's state in a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,13 @@ pub fn road(have: Option<&FeedState>, want: &FeedState) -> Result<Road, Refusal>
     } else {
         Road::Snapshot
     })
+}
+
+/// The stretches of a way by deltas, each one object: exclusive start, inclusive end.
+pub fn stretches(from: FeedSeq, to: FeedSeq) -> impl Iterator<Item = (FeedSeq, FeedSeq)> {
+    let next = move |from: &FeedSeq| Some(from.saturating_add(limits::DELTA_CELLS_MAX)).filter(|next| *next < to);
+    core::iter::successors(Some(from).filter(|from| *from < to), next)
+        .map(move |from| (from, from.saturating_add(limits::DELTA_CELLS_MAX).min(to)))
 }
 
 /// Checks that `cells` are exactly the positions after `from` up to `to`, in order.

@@ -150,6 +150,33 @@ pub fn device(
     now_ms: UnixMs,
     days: i64,
 ) -> Result<Issued, CertificateError> {
+    device_as(signer, deployment, device_key, now_ms, days, serial())
+}
+
+/// The same certificate as one that was issued earlier on the day of `issued_ms`, byte for byte, where authority and
+/// `days` are as they were: its signature has no randomness.
+///
+/// # Errors
+/// [`CertificateError`].
+pub fn device_again(
+    signer: &impl Issues,
+    deployment: &str,
+    device_key: &PublicKey,
+    issued_ms: UnixMs,
+    days: i64,
+    serial: &[u8],
+) -> Result<Issued, CertificateError> {
+    device_as(signer, deployment, device_key, issued_ms, days, SerialNumber::from_slice(serial))
+}
+
+fn device_as(
+    signer: &impl Issues,
+    deployment: &str,
+    device_key: &PublicKey,
+    now_ms: UnixMs,
+    days: i64,
+    serial: SerialNumber,
+) -> Result<Issued, CertificateError> {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, DeviceId::of(device_key).to_string());
@@ -158,7 +185,6 @@ pub fn device(
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     let until_ms = term(&mut params, now_ms, days)?;
-    let serial = serial();
     let number = serial.to_bytes();
     params.serial_number = Some(serial);
     let issuer = Issuer::new(authority_params(deployment), key_pair(&signer.issuer())?);

@@ -86,7 +86,7 @@ fn without_key<T: Tx>(tx: &T, done: &mut Digested) -> Result<(), StoreError> {
                 done,
                 &NewAlert {
                     kind: AlertKind::SecondChain,
-                    device: row.device,
+                    device: Some(row.device),
                     practitioner: PractitionerId::EMPTY,
                     at_ms: row.opened_ms,
                     seq: 0,
@@ -106,7 +106,7 @@ fn without_key<T: Tx>(tx: &T, done: &mut Digested) -> Result<(), StoreError> {
         };
         let stretch = row.at_ms.div_euclid(STRETCH_MS).to_be_bytes();
         let once = once(kind, row.device, PractitionerId::EMPTY, &stretch);
-        let (device, practitioner) = (row.device, PractitionerId::EMPTY);
+        let (device, practitioner) = (Some(row.device), PractitionerId::EMPTY);
         let alert = NewAlert { kind, device, practitioner, at_ms: row.at_ms, seq: row.seq, count: 1, once, adds: true };
         raise(tx, done, &alert)?;
         tx.set_meta(Meta::DigestedAside, &id.to_be_bytes())?;
@@ -122,7 +122,8 @@ fn once(kind: AlertKind, device: DeviceId, practitioner: PractitionerId, what: &
 fn raise<T: Tx>(tx: &T, done: &mut Digested, alert: &NewAlert) -> Result<(), StoreError> {
     if tx.raise(alert)? {
         done.alerts += 1;
-        tracing::error!(device = %alert.device, seq = alert.seq, kind = alert.kind.code(), "AUDIT ALERT: run alert list");
+        let device = alert.device.map(tracing::field::display);
+        tracing::error!(device, seq = alert.seq, kind = alert.kind.code(), "AUDIT ALERT: run alert list");
     }
     Ok(())
 }
@@ -269,7 +270,7 @@ impl Walk<'_> {
     ) -> Result<(), StoreError> {
         let what = [&self.chain.0[..], &row.seq.to_be_bytes()].concat();
         let once = once(kind, self.device, practitioner, &what);
-        let (device, at_ms, seq) = (self.device, row.link.event_ms(), row.seq);
+        let (device, at_ms, seq) = (Some(self.device), row.link.event_ms(), row.seq);
         raise(tx, done, &NewAlert { kind, device, practitioner, at_ms, seq, count, once, adds: false })
     }
 
@@ -283,8 +284,8 @@ impl Walk<'_> {
         window_ms: i64,
         done: &mut Digested,
     ) -> Result<(), StoreError> {
-        let (device, at_ms, seq) = (self.device, row.link.event_ms(), row.seq);
-        let once = once(kind, device, practitioner, &at_ms.div_euclid(window_ms).to_be_bytes());
+        let (device, at_ms, seq) = (Some(self.device), row.link.event_ms(), row.seq);
+        let once = once(kind, self.device, practitioner, &at_ms.div_euclid(window_ms).to_be_bytes());
         let adds = kind == AlertKind::RateLimited;
         raise(tx, done, &NewAlert { kind, device, practitioner, at_ms, seq, count, once, adds })
     }

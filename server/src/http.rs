@@ -86,7 +86,8 @@ async fn read(peer: Peer, http: HttpRequest<Body>) -> Result<Request, ServiceErr
         (&Method::POST, "/v1/enrol") => (limits::BEAT_BYTES_MAX, Request::Enrol),
         (&Method::POST, "/v1/audit") if peer.device.is_some() => (limits::AUDIT_BATCH_BYTES_MAX, Request::Audit),
         (&Method::POST, "/v1/device") if peer.device.is_some() => (limits::REPORT_BYTES_MAX, Request::Report),
-        (&Method::POST, "/v1/audit" | "/v1/device") => return Err(ServiceError::Unauthorised),
+        (&Method::POST, "/v1/sync") if peer.device.is_some() => (limits::CATCH_UP_ASK_BYTES_MAX, Request::CatchUp),
+        (&Method::POST, "/v1/audit" | "/v1/device" | "/v1/sync") => return Err(ServiceError::Unauthorised),
         _ => return Err(ServiceError::NotFound),
     };
     let body = axum::body::to_bytes(http.into_body(), limit).await.map_err(|_| ServiceError::TooLarge)?;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cpis_protocol::cell::{Cell, CellKind, FeedKey, LookupPrf as _, Place, SHARED_TOKEN_MAX};
+use cpis_protocol::cell::{Cell, CellKind, FeedKey, LookupPrf as _, Place};
 use cpis_protocol::digest::{self, Hash};
 use cpis_protocol::flag::Record;
 use cpis_protocol::head::{Authority, Head, Reference};
@@ -21,6 +21,7 @@ use crate::port::{
     AuthorityEntry, CellLog, FeedRow, Feeds as _, HeadRow, Meta, Person, PersonId, Placement, Register as _, Store,
     StoreError, Tx,
 };
+use crate::slots::Crowd;
 use crate::token::{self, TokenError};
 use crate::{entropy, record, removal, slots};
 
@@ -77,8 +78,8 @@ pub struct Published {
     pub removes: u64,
     /// Scopes that got a new head.
     pub heads: Vec<ScopeId>,
-    /// Slots that found no place, because too many people share their details: those people are found by NHS number,
-    /// and a device says that there may be more than it shows.
+    /// People of whom a slot found no place, because too many share their details: they are found by NHS number, and a
+    /// device says that there may be more than it shows. More than none raises an alert.
     pub crowded: u64,
 }
 
@@ -210,8 +211,7 @@ pub(crate) struct Run<'a, T: Tx> {
     pub(crate) feeds: BTreeMap<FeedId, OpenFeed>,
     from: RegisterSeq,
     pub(crate) published: Published,
-    /// Who waits for a place that has fallen free.
-    moved: BTreeSet<PersonId>,
+    crowd: Crowd,
 }
 
 impl<'a, T: Tx> Run<'a, T> {
@@ -235,8 +235,8 @@ impl<'a, T: Tx> Run<'a, T> {
         let (from, to) = (published_gseq(tx)?, tx.last_gseq()?);
         let parameters = token::fingerprint(&lookup)?;
         let published = Published { gseq: to, ..Published::default() };
-        let mut run =
-            Self { tx, keys, lookup, parameters, now_ms, authorities, feeds, from, published, moved: BTreeSet::new() };
+        let crowd = Crowd::default();
+        let mut run = Self { tx, keys, lookup, parameters, now_ms, authorities, feeds, from, published, crowd };
         run.make_feeds()?;
         Ok(run)
     }
@@ -272,8 +272,12 @@ impl<'a, T: Tx> Run<'a, T> {
             done += page.len() as u64;
             tick(Step::Persons { done, total });
         }
-        // Each moves up for good, so this ends.
-        while let Some(id) = self.moved.pop_first() {
+        self.move_up()
+    }
+
+    /// Seals everybody anew for whom a place has fallen free. Each moves up for good, so this ends.
+    pub(crate) fn move_up(&mut self) -> Result<(), PublishError> {
+        while let Some(id) = self.crowd.moved.pop_first() {
             self.person(id)?;
         }
         Ok(())
@@ -305,7 +309,7 @@ impl<'a, T: Tx> Run<'a, T> {
         before: Option<&Placement>,
     ) -> Result<(), PublishError> {
         let queries = slots::questions(person);
-        let seats = slots::seats(self.tx, &self.keys.storage, id, feed, &queries, &mut self.moved)?;
+        let seats = slots::seats(self.tx, &self.keys.storage, id, feed, &queries, &mut self.crowd.moved)?;
         let fingerprint = self.fingerprint(&queries, &seats, record, feed)?;
         if before.is_some_and(|before| before.fingerprint == fingerprint) {
             return Ok(());
@@ -318,11 +322,11 @@ impl<'a, T: Tx> Run<'a, T> {
         let place = Place { feed: log.feed, epoch: log.epoch };
         let mut slots = Vec::with_capacity(tokens.len());
         for (token, seat) in tokens.iter().zip(&seats) {
-            match u8::try_from(*seat).ok().filter(|seat| *seat < SHARED_TOKEN_MAX) {
-                Some(seat) => slots.push((open.key.evaluate(&place, token)?, seat)),
-                None => self.published.crowded += 1,
+            if let Some(seat) = slots::place(*seat) {
+                slots.push((open.key.evaluate(&place, token)?, seat));
             }
         }
+        self.crowd.seated(id, feed, &seats);
         let cell = Cell::put(&place, blind, seq, record, &slots, &mut entropy::system())?;
         self.tx.append(log, &cell)?;
         self.tx.put_placement(id, &Placement { feed, blind, fingerprint })?;
@@ -335,11 +339,17 @@ impl<'a, T: Tx> Run<'a, T> {
         let (seq, log) = (open.next()?, open.log());
         let cell = Cell::filled(CellKind::Remove, placement.blind, seq, &mut entropy::system());
         self.tx.append(log, &cell)?;
-        slots::seats(self.tx, &self.keys.storage, id, placement.feed, &[], &mut self.moved)?;
-        self.tx.delete_placement(id, placement.feed)?;
-        removal::removed(self.tx, id, placement.feed, self.now_ms, self.published.gseq)?;
+        self.leave(id, placement.feed)?;
         self.published.removes += 1;
         Ok(())
+    }
+
+    /// A person is in a feed no more: whoever waited for one of the places there moves up.
+    pub(crate) fn leave(&mut self, id: PersonId, feed: FeedId) -> Result<(), PublishError> {
+        slots::seats(self.tx, &self.keys.storage, id, feed, &[], &mut self.crowd.moved)?;
+        self.crowd.seated(id, feed, &[]);
+        self.tx.delete_placement(id, feed)?;
+        Ok(removal::removed(self.tx, id, feed, self.now_ms, self.published.gseq)?)
     }
 
     /// Changes whenever the cell would have to be sealed anew: other content, other question, other key.
@@ -383,6 +393,7 @@ impl<'a, T: Tx> Run<'a, T> {
             self.tx.put_feed(&open.row)?;
         }
         self.heads()?;
+        self.published.crowded = self.crowd.tell(self.tx, self.published.gseq, self.now_ms)?;
         self.tx.set_meta(Meta::PublishedGseq, &self.published.gseq.to_be_bytes())?;
         Ok(self.published)
     }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::keys::ServerKeys;
 use crate::port::{CellLog, FeedRow, Feeds as _, PersonId, Placement, Store, StoreError, Tx};
 use crate::publish::{self, PAGE, PublishError, Published, Run, Step, feed_key_aad};
-use crate::{entropy, record, removal, token};
+use crate::{entropy, record, token};
 
 /// Keys in use in one feed at once: one more and it is re-sealed, so that the grant of the largest scope stays small.
 const KEYS_MAX: u32 = 2;
@@ -219,7 +219,8 @@ impl<T: Tx> Run<'_, T> {
                 tick(Step::Persons { done, total });
             }
         }
-        Ok(())
+        // Somebody may have waited for the place of one that was not carried over.
+        self.move_up()
     }
 
     fn new_epoch(&mut self, feed: FeedId) -> Result<(), PublishError> {
@@ -241,10 +242,7 @@ impl<T: Tx> Run<'_, T> {
         match records.into_iter().find(|(authority, _)| Some(*authority) == number) {
             Some((_, record)) => self.put(id, &person, feed, &record, None::<&Placement>),
             // Its time was over since the last publication: it is not carried over.
-            None => {
-                self.tx.delete_placement(id, feed)?;
-                Ok(removal::removed(self.tx, id, feed, self.now_ms, self.published.gseq)?)
-            }
+            None => self.leave(id, feed),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! It must not let a slow or broken peer keep another from being accepted, while there is room.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -96,6 +96,8 @@ pub async fn run<S: Store>(
 
 /// How long a connection of a known device may live; it simply connects again.
 const KNOWN_LIFE: Duration = Duration::from_secs(4 * 3600);
+/// How long a connection may be silent before the kernel asks whether somebody is there: longer than a poll's interval.
+const SILENT: Duration = Duration::from_secs(900);
 /// How long a connection without a certificate may live.
 const STRANGER_LIFE: Duration = Duration::from_secs(30);
 
@@ -109,6 +111,7 @@ async fn connection(
 ) {
     // One small object each way: waiting to fill a segment only adds delay.
     let _ = stream.set_nodelay(true);
+    keep_watch(&stream);
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "a handshake failed"),
@@ -121,12 +124,7 @@ async fn connection(
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(32)
-        .keep_alive_interval(Some(Duration::from_secs(60)))
-        .keep_alive_timeout(HEADER);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(32);
     let serving = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
     // Whoever shows no certificate may only enrol, and gets no longer than that takes: silent connections hold places.
     let life = if peer.device.is_some() { KNOWN_LIFE } else { STRANGER_LIFE };
@@ -138,15 +136,33 @@ async fn connection(
     drop(permit);
 }
 
+/// Has the kernel ask a silent device whether it is there still: seldom, because every packet costs it money, and never
+/// while it polls.
+fn keep_watch(stream: &TcpStream) {
+    let set = rustix::net::sockopt::set_socket_keepalive(stream, true)
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepidle(stream, SILENT))
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepintvl(stream, HEADER))
+        .and_then(|()| rustix::net::sockopt::set_tcp_keepcnt(stream, 4));
+    if let Err(error) = set {
+        tracing::debug!(%error, "a silent connection will not be noticed");
+    }
+}
+
 /// Publishes what other processes took in, removes what has outlived its time, takes up a newer root.
 async fn tick<S: Store>(service: Arc<Service<S>>, certificate: Arc<ServerCertificate>, devices: Arc<DeviceVerifier>) {
     let mut every = tokio::time::interval(Duration::from_secs(service.config().tick_s.into()));
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let reminder = Arc::new(Mutex::new(expiry::Reminder::default()));
     loop {
         every.tick().await;
         let (service, certificate) = (Arc::clone(&service), Arc::clone(&certificate));
-        let devices = Arc::clone(&devices);
-        let _ = tokio::task::spawn_blocking(move || housekeeping(&service, &certificate, &devices)).await;
+        let (devices, reminder) = (Arc::clone(&devices), Arc::clone(&reminder));
+        let work = move || {
+            // First, so that nothing that goes wrong below keeps it from being said.
+            remind(&service, &reminder);
+            housekeeping(&service, &certificate, &devices);
+        };
+        let _ = tokio::task::spawn_blocking(work).await;
     }
 }
 
@@ -182,6 +198,14 @@ fn authorities<S: Store>(service: &Service<S>) -> Vec<Vec<u8>> {
     authorities
 }
 
+/// Warns of what ends.
+fn remind<S: Store>(service: &Service<S>, reminder: &Mutex<expiry::Reminder>) {
+    let mut reminder = reminder.lock().unwrap_or_else(PoisonError::into_inner);
+    for end in reminder.due(service.trust().root(), service.clock().now_ms()) {
+        tracing::warn!(what = end.what, days = end.days, "a trust root or role ends: draft and sign the next root");
+    }
+}
+
 fn housekeeping<S: Store>(service: &Service<S>, certificate: &ServerCertificate, devices: &DeviceVerifier) {
     let now_ms = service.clock().now_ms();
     let before = service.trust().root().version;
@@ -192,9 +216,6 @@ fn housekeeping<S: Store>(service: &Service<S>, certificate: &ServerCertificate,
         && let Err(error) = devices.renew(&authorities(service))
     {
         tracing::error!(%error, "certificates by the newest device authority are not accepted yet");
-    }
-    for end in expiry::soon(service.trust().root(), now_ms) {
-        tracing::warn!(what = end.what, days = end.days, "a trust root or role ends: draft and sign the next root");
     }
     match resign::heads(&**service.store(), service.keys(), now_ms) {
         Ok(0) => {}
@@ -238,7 +259,10 @@ pub fn maintain<S: Store>(service: &Service<S>, now_ms: i64) -> Result<u64, Publ
     }
     let published = publish::publish(&**service.store(), service.keys(), now_ms, &mut |_| ())?;
     if published.crowded > 0 {
-        tracing::warn!(slots = published.crowded, "more people share their details than a device shows");
+        tracing::warn!(
+            people = published.crowded,
+            "more people share their details than a device finds by name: run alert list"
+        );
     }
     Ok(published.puts + published.removes)
 }

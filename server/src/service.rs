@@ -3,6 +3,7 @@
 
 mod audit;
 mod beat;
+mod catch_up;
 mod device;
 mod enrol;
 mod grant;
@@ -209,13 +210,25 @@ impl<S: Store> Service<S> {
         let now_ms = self.clock.now_ms();
         let Peer { device: peer, expired } = peer.into();
         // What leads to a new certificate, and what the device has to report.
-        if expired && !matches!(request, Request::Audit(_) | Request::Report(_) | Request::Grant | Request::Root(_)) {
+        let leads_on = matches!(
+            request,
+            Request::Audit(_) | Request::Report(_) | Request::Grant | Request::Root(_) | Request::CatchUp(_)
+        );
+        if expired && !leads_on {
             return Err(ServiceError::Unauthorised);
         }
         if let Request::Enrol(body) = &request {
             return self.enrol(body, now_ms);
         }
-        let device = match self.admit(peer)? {
+        let admitted = self.admit(peer)?;
+        if let Request::CatchUp(body) = &request {
+            let (reply, gseq) = self.catch_up(&admitted, expired, body, now_ms)?;
+            if let Admitted::Active(device) = &admitted {
+                self.note(device, now_ms, gseq);
+            }
+            return Ok(reply);
+        }
+        let device = match admitted {
             Admitted::Active(device) => device,
             // A withdrawn device gets nothing but the word that it is, and the roots to verify that with; what it has
             // to report is evidence.
@@ -231,7 +244,7 @@ impl<S: Store> Service<S> {
             }
         };
         let (reply, gseq) = match request {
-            Request::Enrol(_) => return Err(ServiceError::Unauthorised),
+            Request::Enrol(_) | Request::CatchUp(_) => return Err(ServiceError::Unauthorised),
             Request::Grant => (self.grant(&device, now_ms)?, None),
             Request::Beat(scope) => {
                 self.check_scope(&device, scope)?;

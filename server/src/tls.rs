@@ -221,6 +221,8 @@ pub fn server_config(
         .with_client_cert_verifier(devices)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // One is enough: every handshake brings the next, and each carries the device's certificate.
+    config.send_tls13_tickets = 1;
     config.ticketer = provider::Ticketer::new()?;
     Ok(Arc::new(config))
 }

@@ -238,11 +238,21 @@ impl Site {
     /// # Errors
     /// As [`Self::enrol`].
     pub fn enrol_in(&self, scope: &str, directory: &Path, site: &str) -> anyhow::Result<AgentSite> {
+        let agent = self.invite(scope, directory, site)?;
+        run(&mut agent.enrolment()?)?;
+        Ok(agent)
+    }
+
+    /// Invites a device and prepares its agent in `directory`, which has asked for nothing yet.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn invite(&self, scope: &str, directory: &Path, site: &str) -> anyhow::Result<AgentSite> {
         std::fs::create_dir_all(directory)?;
         let (invitation, passphrase) = (directory.join("invitation.txt"), directory.join("passphrase"));
         std::fs::write(&passphrase, PASSPHRASE)?;
         run(self.command()?.args(["device", "invite", "--scope", scope, "--site", site, "--out"]).arg(&invitation))?;
-        let agent = AgentSite { directory: directory.join("agent"), passphrase };
+        let agent = AgentSite { directory: directory.join("agent"), passphrase, invitation };
         // The machine's own TPM, where there is one, is left alone.
         let config = agent.directory.join("agent.toml");
         if !config.exists() {
@@ -250,12 +260,6 @@ impl Site {
             std::fs::set_permissions(&agent.directory, PermissionsExt::from_mode(0o700))?;
             std::fs::write(&config, "device_secret = \"file\"\n")?;
         }
-        run(agent
-            .command()?
-            .args(["enrol", "--practitioner", PRACTITIONER, "--invitation"])
-            .arg(&invitation)
-            .arg("--passphrase-file")
-            .arg(&agent.passphrase))?;
         Ok(agent)
     }
 
@@ -274,6 +278,7 @@ impl Site {
 pub struct AgentSite {
     directory: PathBuf,
     passphrase: PathBuf,
+    invitation: PathBuf,
 }
 
 impl AgentSite {
@@ -284,6 +289,17 @@ impl AgentSite {
     pub fn command(&self) -> anyhow::Result<Command> {
         let mut command = program("cpis-agent")?;
         command.arg("--dir").arg(&self.directory);
+        Ok(command)
+    }
+
+    /// The command that enrols it with its invitation.
+    ///
+    /// # Errors
+    /// When the programs do not build.
+    pub fn enrolment(&self) -> anyhow::Result<Command> {
+        let mut command = self.command()?;
+        command.args(["enrol", "--practitioner", PRACTITIONER, "--invitation"]).arg(&self.invitation);
+        command.arg("--passphrase-file").arg(&self.passphrase);
         Ok(command)
     }
 

@@ -295,7 +295,10 @@ fn an_invented_403_erases_nothing() {
     };
     for (grant_too, with_grant) in [(true, true), (true, false), (false, true), (false, false)] {
         let (outcome, lies) = attempt(grant_too, with_grant);
-        assert!((1..=2).contains(&lies), "{lies} lies: it asks once more, and then waits");
+        assert!(
+            (1..=3).contains(&lies),
+            "{lies} lies: it asks for all at once, once more for the grant, and then waits"
+        );
         assert_ne!(outcome, Outcome::UpToDate);
         assert!(agent.erasure().is_none(), "{outcome:?}");
         assert!(agent.grant().number >= held.0 && agent.replica().view().feeds.len() == held.1);
@@ -307,7 +310,35 @@ fn an_invented_403_erases_nothing() {
     assert!(matches!(outcome, Outcome::Failed(Failure::Revoked)), "{outcome:?}");
     assert!(agent.erasure().is_some_and(|erasure| erasure.receipted));
     drop(agent);
+    a_receipt_is_written_once(&crew);
     server.stop().unwrap();
+}
+
+/// What a crash leaves between the receipt's link and the note that it is there; and between the announcement and the
+/// link, when another link has taken that place.
+fn a_receipt_is_written_once(crew: &AgentSite) {
+    let after_crash = |change: &dyn Fn(&mut cpis_agent::keyslot::Erasure)| {
+        let mut keyslot = Keyslot::open(&crew.directory().join(KEYSLOT), &secret(crew)).unwrap();
+        keyslot
+            .update(|contents| {
+                change(contents.erasure.as_mut().unwrap());
+                Ok(())
+            })
+            .unwrap();
+        drop(keyslot);
+        let agent = Agent::open(crew.directory(), &Config::load(crew.directory()).unwrap()).unwrap();
+        assert!(agent.erasure().is_some_and(|erasure| erasure.receipted));
+        agent.outbox().waiting
+    };
+    let waiting = after_crash(&|_| ());
+    assert!(waiting > 0, "the receipt waits for the link");
+    assert_eq!(after_crash(&|erasure| erasure.receipted = false), waiting, "its link is there");
+    let other = after_crash(&|erasure| {
+        erasure.receipted = false;
+        erasure.announced = erasure.announced.map(|(seq, _)| (seq, [7; 32]));
+    });
+    assert_eq!(other, waiting + 1, "its link is not");
+    assert_eq!(after_crash(&|erasure| (erasure.receipted, erasure.announced) = (false, None)), waiting + 2);
 }
 
 fn crew_grant(agent: &Agent) -> (u64, usize) {

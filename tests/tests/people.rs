@@ -214,6 +214,27 @@ fn the_limit_survives_restart_and_kill_and_break_glass_needs_signed_policy() {
     assert_eq!(marked, [false, false, false, false, true, true], "one refusal was recorded, not three nor four");
 }
 
+#[test]
+fn whose_activity_notifies_notifies_at_a_silent_site_too() {
+    let mut stage = stage(&["--access-mode", "silent"]);
+    let reveal = |stage: &Stage| {
+        let (code, found) = stage.ask();
+        assert_eq!((code, text(&found, "/answer")), (0, "flagged"));
+        let (code, revealed) = stage.agent.reveal(count(&found, "/look_up")).unwrap();
+        assert_eq!(code, 0, "{revealed}");
+        revealed["notifies"].clone()
+    };
+    // The first works there by B0170, the other by B0107, which is what a badge says when nothing was chosen.
+    assert_eq!(reveal(&stage), Value::Bool(false));
+    assert_eq!(stage.person("add-practitioner", OTHER, OTHER_PASSPHRASE).code, 0);
+    assert_eq!(stage.person("unlock", OTHER, OTHER_PASSPHRASE).code, 0);
+    assert_eq!(reveal(&stage), Value::Bool(true));
+    let events = stage.events();
+    let reveals = events.iter().filter(|event| text(event, "/act") == "reveal");
+    let told: Vec<_> = reveals.map(|event| (text(event, "/practitioner"), text(event, "/notification"))).collect();
+    assert_eq!(told, [(PRACTITIONER, "silent"), (OTHER, "unscheduled")]);
+}
+
 /// Appends events until the journal takes no more routine ones.
 fn fill_outbox(directory: &Path) {
     let agent = Agent::open(directory, &Config::load(directory).unwrap()).unwrap();

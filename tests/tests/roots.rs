@@ -1,5 +1,5 @@
 //! Roots and keys over the real programs: a device that was away while everything was replaced, by the network and by a
-//! bundle; and the ceremony as docs/ceremony.md describes it.
+//! bundle, and programs that run while it is.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
 
@@ -10,7 +10,7 @@ use cpis_server::clock::{Clock as _, SystemClock};
 use cpis_server::home::Home;
 use cpis_server::keys::file::Purpose;
 use cpis_server::keys::root_key;
-use cpis_tests::process::{output, program, run};
+use cpis_tests::process::run;
 use cpis_tests::scene::{count, text};
 use cpis_tests::site::{AgentSite, Site, SiteRules};
 use serde_json::json;
@@ -157,87 +157,4 @@ fn replaced_under_running_programs() {
     assert_answers(&site, &agent);
     assert!(agent.drain(&mut running).unwrap() > 0);
     running.stop().unwrap();
-}
-
-/// A server's directory and the officers' files, beside each other.
-struct Ceremony(TempDir);
-
-impl Ceremony {
-    fn output(&self, arguments: &[&str]) -> std::process::Output {
-        let mut command = program("cpis-server").unwrap();
-        command.arg("--dir").arg(self.0.path().join("server")).args(arguments).current_dir(self.0.path());
-        output(&mut command).unwrap()
-    }
-
-    fn good(&self, arguments: &[&str]) -> String {
-        let output = self.output(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn bad(&self, arguments: &[&str], word: &str) {
-        let output = self.output(arguments);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains(word) && said.contains("hint"), "{arguments:?}: {said}");
-    }
-
-    /// Makes an officer's passphrase and key; gives the public key.
-    fn officer(&self, name: &str) -> String {
-        std::fs::write(self.0.path().join(name), format!("{name} tractor pebble onion lamp")).unwrap();
-        let key = format!("{name}.rootkey");
-        let made = self.good(&["--json", "root", "new-key", "--out", &key, "--passphrase-file", name]);
-        text(&serde_json::from_str(&made).unwrap(), "/public_key").to_owned()
-    }
-
-    fn sign(&self, officer: &str, file: &str, before: &[&str]) {
-        let key = format!("{officer}.rootkey");
-        let arguments = ["root", "sign", "--yes", "--key", &key, "--passphrase-file", officer];
-        self.good(&[&arguments[..], before, &[file]].concat());
-    }
-
-    fn draft(&self, out: &str, keys: [&str; 3]) -> String {
-        let [a, b, c] = keys;
-        let start = ["root", "draft", "--out", out, "--threshold", "2"];
-        self.good(&[&start[..], &["--root-key", a, "--root-key", b, "--root-key", c]].concat())
-    }
-}
-
-/// docs/ceremony.md, two officers of three, with passphrases; and what is refused on the way.
-#[test]
-fn the_ceremony_as_it_is_written() {
-    let c = Ceremony(tempfile::tempdir().unwrap());
-    std::fs::write(c.0.path().join("weak"), "123456").unwrap();
-    c.bad(&["root", "new-key", "--out", "weak.rootkey", "--passphrase-file", "weak"], "15 characters");
-    c.bad(&["init", "--deployment", "North", "--root-key-dir", "r", "--no-passphrase"], "invented people");
-    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| c.officer(name));
-    c.good(&["init", "--deployment", "North"]);
-    c.draft("first.root", [&alice, &bob, &carol]);
-    c.bad(&["root", "install", "first.root"], "refused");
-    c.sign("alice", "first.root", &[]);
-    c.bad(&["root", "install", "first.root"], "fewer distinct signers");
-    c.sign("bob", "first.root", &[]);
-    c.good(&["root", "install", "first.root"]);
-    c.good(&["root", "show", "--out", "present.root"]);
-    // Carol leaves; David comes.
-    let david = c.officer("david");
-    let drafted = c.draft("next.root", [&alice, &bob, &david]);
-    assert!(drafted.contains("root key ADDED") && drafted.contains("root key WITHDRAWN"), "{drafted}");
-    let start = ["root", "sign", "--key", "alice.rootkey", "--passphrase-file", "alice"];
-    c.bad(&[&start[..], &["--yes", "next.root"]].concat(), "--before");
-    c.bad(&[&start[..], &["--before", "present.root", "next.root"]].concat(), "without a terminal");
-    let _ = c.officer("mallory");
-    let start = ["root", "sign", "--yes", "--key", "mallory.rootkey", "--passphrase-file", "mallory"];
-    c.bad(&[&start[..], &["--before", "present.root", "next.root"]].concat(), "has no say");
-    for officer in ["david", "carol"] {
-        c.sign(officer, "next.root", &["--before", "present.root"]);
-    }
-    c.bad(&["root", "install", "next.root"], "fewer distinct signers");
-    c.sign("alice", "next.root", &["--before", "present.root"]);
-    c.good(&["root", "install", "next.root"]);
-    c.bad(&["root", "install", "next.root"], "refused");
-    let shown = c.good(&["root", "show"]);
-    assert!(shown.contains("root 2 of North") && shown.contains("fingerprint"), "{shown}");
-    c.bad(&["key", "promote", "publisher"], "no next");
-    c.bad(&["key", "retire", "audit-recipient"], "sealed for ever");
-    assert_eq!(c.output(&["root", "draft", "--out", "x", "--role-days", "audit-recipient=9"]).status.code(), Some(2));
 }

@@ -59,8 +59,14 @@ impl Agent {
         let before = self.trust();
         // An erased device has none that could speak for anything.
         let grant_stands = grant.as_ref().is_none_or(|grant| trust.stands(Role::DeviceAuthority, Kind::Grant, grant));
+        let issued_ms = grant.filter(|_| grant_stands).map_or(0, |grant| grant.issued_ms);
+        let let_go_ms = self.replica.lets_go_of(&trust, issued_ms, grant_stands, self.clock.reading());
         self.keys.keyslot().update(|contents| {
             contents.root = trust.root().bytes().to_vec();
+            // R167: what was counted by a time that goes with this root is marked before it goes.
+            for usage in &mut contents.usage {
+                usage.let_go_ms = usage.let_go_ms.max(let_go_ms.unwrap_or_default());
+            }
             // The grant was accepted under the root before and stands until its lease ends or the next one comes; a
             // device that stops in between must be able to start again.
             if !grant_stands && contents.grant_root.is_empty() {
@@ -68,7 +74,6 @@ impl Agent {
             }
             Ok(())
         })?;
-        let issued_ms = grant.filter(|_| grant_stands).map_or(0, |grant| grant.issued_ms);
         self.replica.follow(&trust, issued_ms, grant_stands);
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
         self.renew_transports();

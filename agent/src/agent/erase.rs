@@ -3,19 +3,23 @@
 //!
 //! One write of the keyslot file destroys slots, grant and local keys and notes what the receipt must say, so a crash
 //! leaves everything or the note; the receipt follows, and is written at the next start where a crash came between.
-//! A crash between receipt and mark writes it twice, which says the same twice.
+//! Which link it will be is noted before it is appended, so that a crash in between does not double it.
 
 use cpis_protocol::answer::CannotAnswer;
 use cpis_protocol::audit::{Act, AuditEvent, ErasureCause, LockCause, Moment};
+use cpis_protocol::digest::Hash;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::PractitionerId;
 use cpis_protocol::policy::Policy;
+use cpis_protocol::sign::Verified;
 use cpis_protocol::text::Text;
+use cpis_protocol::withdrawal::Withdrawal;
 
 use super::Agent;
 use crate::journal::{JournalError, Priority};
 use crate::keyslot::{Erasure, KeyslotError};
 use crate::lookup;
+use crate::random::OsRandom;
 
 /// Erasure, or its receipt, is not complete; it goes on at the next start or tick.
 #[derive(Debug, thiserror::Error)]
@@ -26,18 +30,6 @@ pub enum EraseError {
     /// The receipt could not be written.
     #[error("the erasure receipt could not be written: {0}")]
     Journal(#[from] JournalError),
-}
-
-/// What a live beat may move the estimate by beside elapsed time.
-const CORRECTION_MS: i64 = 60_000;
-/// How long a device waits where time leapt over the end of its lease.
-const GRACE_MS: u64 = 24 * 3_600_000;
-
-/// What was last seen of the lease's end.
-#[derive(Debug, Default)]
-pub(super) struct LeaseWatch {
-    within: Option<(u64, i64)>,
-    leapt_boot_ms: Option<u64>,
 }
 
 /// What stands in for the grant of an erased device: it admits nobody and nothing.
@@ -53,6 +45,17 @@ pub(super) fn remains(erasure: &Erasure, device: cpis_protocol::id::DeviceId) ->
         badges: Vec::new(),
         feeds: Vec::new(),
         sealed_keys: Vec::new(),
+    }
+}
+
+/// Nobody is in a session: the device itself says so.
+const fn erased(cause: ErasureCause, records: u32) -> AuditEvent {
+    AuditEvent {
+        practitioner: PractitionerId::EMPTY,
+        role: Text::EMPTY,
+        incident: Text::EMPTY,
+        break_glass: false,
+        act: Act::Erased { cause, records },
     }
 }
 
@@ -77,9 +80,10 @@ impl Agent {
     ///
     /// # Errors
     /// [`KeyslotError`].
-    pub fn suspend(&self, number: u64) -> Result<(), KeyslotError> {
+    pub fn suspend(&self, word: &Verified<Withdrawal>) -> Result<(), KeyslotError> {
         self.keys.keyslot().update(|contents| {
-            (contents.suspended, contents.withdrawn) = (true, number);
+            contents.suspended = true;
+            contents.withdrawal = word.bytes().to_vec();
             Ok(())
         })?;
         self.lock_withdrawn();
@@ -103,26 +107,10 @@ impl Agent {
         if self.lease_is_surely_over() { self.erase(ErasureCause::LeaseExpired) } else { self.finish_erasure() }
     }
 
-    /// Whether the lease's end was reached so surely that what cannot be undone may be done: by elapsed boot time from a
-    /// time before it; or, where time leapt over it, after a day of elapsed time. A wall clock, a forged beat or a server
-    /// whose clock is ahead lock a device at once, and must not make it destroy its keys at once.
     fn lease_is_surely_over(&self) -> bool {
         let (clock, reading, end_ms) = (self.replica.clock(), self.clock.reading(), self.grant().lease_until_ms);
-        let (Some(anchor), Some(now_ms)) = (clock.anchor(reading), clock.now(reading)) else { return false };
         let mut watch = self.lease_watch.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if now_ms < end_ms {
-            *watch = LeaseWatch { within: Some((reading.boot_ms, now_ms)), leapt_boot_ms: None };
-            return false;
-        }
-        let reached = |(boot_ms, at_ms): (u64, i64)| {
-            let elapsed_ms = i64::try_from(reading.boot_ms.saturating_sub(boot_ms)).unwrap_or(i64::MAX);
-            at_ms < end_ms && at_ms.saturating_add(elapsed_ms).saturating_add(CORRECTION_MS) >= end_ms
-        };
-        if reached(anchor) || watch.within.is_some_and(reached) {
-            return true;
-        }
-        let since = *watch.leapt_boot_ms.get_or_insert(reading.boot_ms);
-        reading.boot_ms.saturating_sub(since) >= GRACE_MS
+        watch.is_surely_over(&clock, reading, end_ms)
     }
 
     /// Destroys slots, grant and local keys in both copies of the keyslot file, then writes the receipt.
@@ -137,13 +125,25 @@ impl Agent {
             let head = view.head.as_ref();
             let records = view.feeds.values().map(|copy| copy.state().count).fold(0, u32::saturating_add);
             let anchor_ms = view.beat.as_ref().map_or(0, |beat| beat.issued_ms);
-            (head.map_or(0, |h| h.gseq), head.map_or([0; 32], cpis_protocol::sign::Verified::hash), anchor_ms, records)
+            (head.map_or(0, |h| h.gseq), head.map_or([0; 32], Verified::hash), anchor_ms, records)
         };
         let reading = self.clock.reading();
         let event_ms = self.replica.clock().now(reading).unwrap_or(reading.wall_ms);
         let (site, scope, lease_until_ms) = (grant.site, grant.scope, grant.lease_until_ms);
-        let note =
-            Erasure { cause, records, event_ms, anchor_ms, gseq, head, site, scope, lease_until_ms, receipted: false };
+        let (announced, receipted) = (None, false);
+        let note = Erasure {
+            cause,
+            records,
+            event_ms,
+            anchor_ms,
+            gseq,
+            head,
+            site,
+            scope,
+            lease_until_ms,
+            announced,
+            receipted,
+        };
         let erased = self.keys.keyslot().destroy(|contents| {
             // A grant may have come meanwhile: its lease is not the one that ran out.
             let renewed = signed.as_ref().is_some_and(|signed| contents.grant != signed.bytes());
@@ -168,6 +168,8 @@ impl Agent {
     /// # Errors
     /// [`EraseError`].
     pub(super) fn finish_erasure(&self) -> Result<(), EraseError> {
+        // Whoever comes second finds the receipt written.
+        let _turn = self.erasing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some(erasure) = self.erasure() else { return Ok(()) };
         self.vault.close();
         self.set_grant(remains(&erasure, self.device), None);
@@ -179,27 +181,64 @@ impl Agent {
         if erasure.receipted {
             return Ok(());
         }
-        let Erasure { event_ms, anchor_ms, gseq, head, cause, records, .. } = erasure;
-        self.append_erased(&Moment { event_ms, anchor_ms, gseq, head }, cause, records)?;
-        self.keys.keyslot().update(|contents| {
-            if let Some(erasure) = contents.erasure.as_mut() {
-                erasure.receipted = true;
-            }
-            Ok(())
-        })?;
+        if !erasure.announced.is_some_and(|(seq, hash)| self.chain_holds(seq, &hash)) {
+            self.append_receipt(&erasure)?;
+        }
+        self.change_erasure(|erasure| erasure.receipted = true)?;
         Ok(())
     }
 
+    /// Whether the chain holds this link, here or at the server.
+    fn chain_holds(&self, seq: u64, hash: &Hash) -> bool {
+        seq < self.journal.acknowledged().seq || self.journal.hash_at(seq) == Some(*hash)
+    }
+
+    fn change_erasure(&self, change: impl FnOnce(&mut Erasure)) -> Result<(), KeyslotError> {
+        self.keys.keyslot().update(|contents| {
+            if let Some(erasure) = contents.erasure.as_mut() {
+                change(erasure);
+            }
+            Ok(())
+        })
+    }
+
+    /// Appends the receipt, which link it will be being durable before it is: a crash in between does not double it.
+    fn append_receipt(&self, erasure: &Erasure) -> Result<(), EraseError> {
+        let Erasure { event_ms, anchor_ms, gseq, head, cause, records, .. } = *erasure;
+        let (moment, event) = (Moment { event_ms, anchor_ms, gseq, head }, erased(cause, records));
+        let recipient = *self.trust().audit_recipient().map_err(JournalError::Refused)?;
+        let appended = self.journal.append(Priority::Emergency, |tip| {
+            let (link, next) = tip.append(&self.device, &self.signer, &recipient, &moment, &event, &mut OsRandom)?;
+            // The journal's lock is held here, and nobody who holds the keyslot's waits for it.
+            self.change_erasure(|erasure| erasure.announced = Some((next.seq, next.hash))).map_err(|error| {
+                tracing::error!(%error, "the keyslot file cannot be written");
+                cpis_protocol::Refusal::Malformed
+            })?;
+            Ok((link, next))
+        });
+        match appended {
+            Ok(_) => {
+                self.wake_push.notify_one();
+                Ok(())
+            }
+            // The link may be on the disk although its sync failed: the journal says so when it is opened anew.
+            Err(error) if error.is_poisoned() => Err(error.into()),
+            Err(error) => {
+                // Another link takes that position.
+                self.change_erasure(|erasure| erasure.announced = None)?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Whether a receipt of the server's up to this position must wait: the note that its link is there is missing.
+    pub(super) fn erasure_holds_back(&self, through: u64) -> bool {
+        let announced = |erasure: Erasure| erasure.announced.filter(|_| !erasure.receipted);
+        self.erasure().and_then(announced).is_some_and(|(seq, _)| seq <= through)
+    }
+
     fn append_erased(&self, moment: &Moment, cause: ErasureCause, records: u32) -> Result<(), JournalError> {
-        // Nobody is in a session: the device itself says so.
-        let event = AuditEvent {
-            practitioner: PractitionerId::EMPTY,
-            role: Text::EMPTY,
-            incident: Text::EMPTY,
-            break_glass: false,
-            act: Act::Erased { cause, records },
-        };
-        self.append(Priority::Emergency, moment, &event).map(drop)
+        self.append(Priority::Emergency, moment, &erased(cause, records)).map(drop)
     }
 
     /// The receipt for records that the last apply took out, written once their old keys are destroyed.

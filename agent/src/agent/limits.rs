@@ -2,11 +2,8 @@
 //! could not be recorded.
 //! It must not let a look-up through that is not counted on stable storage, nor forget an answer that nobody was told of.
 //!
-//! An answer that the journal does not take is told later, by [`Act::Unrecorded`]. Before that link is appended, its
-//! position and hash are stored in the keyslot file; the count goes down once the journal holds exactly that link. So a
-//! crash at any point neither loses the count nor tells it twice.
+//! An answer that the journal does not take is told later, by [`Act::Unrecorded`]: see `telling.rs`.
 
-use cpis_protocol::Refusal;
 use cpis_protocol::answer::CannotAnswer;
 use cpis_protocol::audit::{Act, AuditEvent, Moment};
 use cpis_protocol::clock::Reading;
@@ -15,9 +12,9 @@ use cpis_protocol::quota::GlassRefused;
 use cpis_protocol::text::Text;
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, GlassError};
+use super::{Agent, GlassError, telling};
 use crate::journal::{JournalError, Priority};
-use crate::keyslot::{Contents, KeyslotError, Telling, Unrecorded, Usage};
+use crate::keyslot::{Keyslot, KeyslotError, Unrecorded, Usage};
 use crate::random::OsRandom;
 
 /// The shortest reason for a break-glass, in characters.
@@ -47,17 +44,18 @@ impl Agent {
     pub fn quota(&self, practitioner: PractitionerId) -> Result<(), CannotAnswer> {
         let policy = self.grant().policy;
         let now_ms = self.now().time_ms.ok_or(CannotAnswer::AgeUnknown)?;
+        let not_counted = |error: KeyslotError| {
+            tracing::error!(%error, "a look-up could not be counted");
+            CannotAnswer::AuditCannotBeWritten
+        };
         let mut keyslot = self.keys.keyslot();
-        let mut usage = keyslot.contents().usage(practitioner);
+        let mut usage = usage_at(&mut keyslot, practitioner, now_ms).map_err(not_counted)?;
         match usage.bucket.take(&policy, now_ms) {
             Ok(bucket) => usage.bucket = bucket,
             Err(_) => usage.glass = usage.glass.take(&policy, now_ms).ok_or(CannotAnswer::RateLimited)?, // R164
         }
         // R160
-        keyslot.update(|contents| contents.set_usage(usage, |old| self.is_idle(old, now_ms))).map_err(|error| {
-            tracing::error!(%error, "a look-up could not be counted");
-            CannotAnswer::AuditCannotBeWritten
-        })
+        keyslot.update(|contents| contents.set_usage(usage, |old| self.is_idle(old, now_ms))).map_err(not_counted)
     }
 
     /// Whether nothing is lost if this is forgotten.
@@ -71,7 +69,7 @@ impl Agent {
         let Some(now_ms) = self.now().time_ms else { return true };
         let refill_ms = i64::from(self.grant().policy.look_up_refill_s) * 1000;
         let mut keyslot = self.keys.keyslot();
-        let usage = keyslot.contents().usage(practitioner);
+        let Ok(usage) = usage_at(&mut keyslot, practitioner, now_ms) else { return false };
         if now_ms < usage.refusal_told_ms.saturating_add(refill_ms) {
             return false;
         }
@@ -82,7 +80,11 @@ impl Agent {
     /// What a practitioner may still do; `None` when the time is not known.
     pub fn allowance(&self, practitioner: PractitionerId) -> Option<Allowance> {
         let (policy, now_ms) = (self.grant().policy, self.now().time_ms?);
-        let usage = self.keys.keyslot().contents().usage(practitioner);
+        let usage = {
+            let mut keyslot = self.keys.keyslot();
+            let stored = usage_at(&mut keyslot, practitioner, now_ms);
+            stored.unwrap_or_else(|_| keyslot.contents().usage(practitioner).settled(now_ms))
+        };
         let glass = usage.glass.is_in_force(&policy, now_ms).then_some(usage.glass);
         Some(Allowance {
             look_ups: usage.bucket.left(&policy, now_ms),
@@ -116,9 +118,13 @@ impl Agent {
             return Err(GlassError::ReasonTooShort);
         }
         let reason = Text::new(reason).map_err(|_| GlassError::ReasonTooLong)?;
+        let not_stored = |error: KeyslotError| {
+            tracing::error!(%error, "a break-glass could not be stored");
+            GlassError::NotRecorded
+        };
         let (policy, _turn) = (self.grant().policy, self.people());
         let now_ms = self.now().time_ms.ok_or(GlassError::AgeUnknown)?;
-        let usage = self.keys.keyslot().contents().usage(badge.practitioner);
+        let usage = usage_at(&mut self.keys.keyslot(), badge.practitioner, now_ms).map_err(not_stored)?;
         let glass = usage.glass.broken(&policy, reason, now_ms).map_err(|refused| match refused {
             GlassRefused::NotAllowed => GlassError::NotAllowed,
             GlassRefused::TooSoon { wait_s } => GlassError::TooSoon { wait_s },
@@ -143,10 +149,7 @@ impl Agent {
             let usage = Usage { glass, ..contents.usage(badge.practitioner) };
             contents.set_usage(usage, |old| self.is_idle(old, now_ms))
         });
-        stored.map_err(|error| {
-            tracing::error!(%error, "a break-glass could not be stored");
-            GlassError::NotRecorded
-        })?;
+        stored.map_err(not_stored)?;
         self.allowance(badge.practitioner).ok_or(GlassError::AgeUnknown)
     }
 
@@ -168,7 +171,7 @@ impl Agent {
         let refused = CannotAnswer::AuditCannotBeWritten;
         let (policy, now_ms) = (self.grant().policy, self.now().time_ms.ok_or(refused)?);
         let mut keyslot = self.keys.keyslot();
-        let usage = keyslot.contents().usage(practitioner);
+        let usage = usage_at(&mut keyslot, practitioner, now_ms).map_err(|_| refused)?;
         if !usage.glass.is_in_force(&policy, now_ms) {
             return Err(refused);
         }
@@ -190,76 +193,48 @@ impl Agent {
 
     /// Tells the audit chain of the answers that it could not take before, if it does now.
     pub fn tell_unrecorded(&self) {
-        let untold = |usage: &Usage| usage.unrecorded.count > 0 || usage.telling.is_some();
-        if !self.keys.keyslot().contents().usage.iter().any(untold) {
+        if !self.keys.keyslot().contents().usage.iter().any(telling::is_due) {
             return;
         }
         let _turn = self.people();
-        let usages: Vec<_> = self.keys.keyslot().contents().usage.iter().copied().filter(untold).collect();
+        let usages: Vec<_> = self.keys.keyslot().contents().usage.iter().copied().filter(telling::is_due).collect();
         for usage in usages {
-            if let Err(error) = self.tell_one(usage) {
+            if let Err(error) = self.tell_one(&usage) {
                 tracing::warn!(%error, "answers under break-glass are not recorded yet; they stay counted");
             }
         }
     }
 
-    fn tell_one(&self, usage: Usage) -> Result<(), JournalError> {
-        let mut left = usage.unrecorded;
-        if let Some(telling) = usage.telling
-            && self.journal.hash_at(telling.seq) == Some(telling.hash)
-        {
-            // An earlier attempt went through, and was not noted any more.
-            self.told(usage.practitioner, telling)?;
-            left.count = left.count.saturating_sub(telling.count);
-        }
-        if left.count == 0 {
-            return Ok(());
-        }
+    fn tell_one(&self, usage: &Usage) -> Result<(), JournalError> {
         let (grant, trust) = (self.grant(), self.trust());
         let badge = grant.badges.iter().find(|badge| badge.practitioner == usage.practitioner);
-        let event = AuditEvent {
-            practitioner: usage.practitioner,
-            role: badge.map_or(Text::EMPTY, |badge| badge.role),
-            incident: Text::EMPTY,
-            break_glass: true,
-            act: Act::Unrecorded { count: left.count, first_ms: left.first_ms, reason: left.reason },
-        };
         let recipient = *trust.audit_recipient().map_err(JournalError::Refused)?;
         let moment = self.moment(self.clock.reading());
-        let mut telling = None;
-        self.journal.append(Priority::Emergency, |tip| {
-            let (link, next) = tip.append(&self.device, &self.signer, &recipient, &moment, &event, &mut OsRandom)?;
-            let about = Telling { seq: next.seq, hash: next.hash, count: left.count };
-            // R166: which link it is going to be is durable before the link is. The journal's lock is held here, and
-            // nobody who holds the keyslot's waits for it.
-            self.change_usage(usage.practitioner, |usage| usage.telling = Some(about)).map_err(|error| {
-                tracing::error!(%error, "the keyslot file cannot be written");
-                Refusal::Malformed
-            })?;
-            telling = Some(about);
-            Ok((link, next))
-        })?;
-        self.wake_push.notify_one();
-        telling.map_or(Ok(()), |telling| self.told(usage.practitioner, telling))
-    }
-
-    /// The chain holds the link: the count goes down by what it tells.
-    fn told(&self, practitioner: PractitionerId, telling: Telling) -> Result<(), JournalError> {
-        let noted = self.change_usage(practitioner, |usage| {
-            usage.unrecorded.count = usage.unrecorded.count.saturating_sub(telling.count);
-            usage.telling = None;
+        let appended = telling::tell(&self.journal, &self.keys, usage, |tip, left| {
+            let event = AuditEvent {
+                practitioner: usage.practitioner,
+                role: badge.map_or(Text::EMPTY, |badge| badge.role),
+                incident: Text::EMPTY,
+                break_glass: true,
+                act: Act::Unrecorded { count: left.count, first_ms: left.first_ms, reason: left.reason },
+            };
+            tip.append(&self.device, &self.signer, &recipient, &moment, &event, &mut OsRandom)
         });
-        noted.map_err(|error| {
-            tracing::error!(%error, "the keyslot file cannot be written");
-            JournalError::Refused(Refusal::Malformed)
-        })
+        if appended? {
+            self.wake_push.notify_one();
+        }
+        Ok(())
     }
+}
 
-    fn change_usage(&self, practitioner: PractitionerId, change: impl FnOnce(&mut Usage)) -> Result<(), KeyslotError> {
-        self.keys.keyslot().update(|contents: &mut Contents| {
-            let mut usage = contents.usage(practitioner);
-            change(&mut usage);
-            contents.set_usage(usage, |_| false)
-        })
+/// A practitioner's use. Where the clock was rebased, everybody's is settled first, durably and once: by a later time the
+/// refill would begin later. R167
+fn usage_at(keyslot: &mut Keyslot, practitioner: PractitionerId, now_ms: i64) -> Result<Usage, KeyslotError> {
+    if keyslot.contents().usage.iter().any(|usage| usage.settled(now_ms) != *usage) {
+        keyslot.update(|contents| {
+            contents.usage.iter_mut().for_each(|usage| *usage = usage.settled(now_ms));
+            Ok(())
+        })?;
     }
+    Ok(keyslot.contents().usage(practitioner))
 }

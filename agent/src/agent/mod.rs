@@ -5,10 +5,12 @@ mod connection;
 mod erase;
 mod error;
 mod grants;
+mod lease;
 mod limits;
 mod renewal;
 mod report;
 mod sleep;
+mod telling;
 mod unlock;
 
 use std::path::{Path, PathBuf};
@@ -20,10 +22,12 @@ use cpis_protocol::audit::{AuditEvent, Batch, Moment, Receipt};
 use cpis_protocol::clock::Carrier;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::id::DeviceId;
+use cpis_protocol::query::{LookupParameters, Query, Token};
 use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Pull, Start};
 use cpis_protocol::trust::{Role, Trust};
+use cpis_protocol::withdrawal::Withdrawal;
 use tokio::sync::Notify;
 
 use crate::config::Config;
@@ -79,11 +83,14 @@ pub struct Agent {
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
-    memory_hard: Mutex<()>,
+    /// The turn for a memory-hard step, and how many there were.
+    memory_hard: Mutex<u64>,
     people: Mutex<()>,
+    erasing: Mutex<()>,
     sleep: sleep::Sleep,
-    lease_watch: Mutex<erase::LeaseWatch>,
+    lease_watch: Mutex<lease::LeaseWatch>,
     turn: tokio::sync::Mutex<()>,
+    upload: tokio::sync::Mutex<()>,
     /// The transports in use: they change with the root and the certificate.
     transports: Mutex<Vec<Weak<HttpTransport>>>,
     _lock: durable::Lock,
@@ -169,11 +176,13 @@ impl Agent {
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
-            memory_hard: Mutex::new(()),
+            memory_hard: Mutex::new(0),
             people: Mutex::new(()),
+            erasing: Mutex::new(()),
             sleep,
             lease_watch: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
+            upload: tokio::sync::Mutex::new(()),
             transports: Mutex::default(),
             _lock: lock,
         };
@@ -266,6 +275,12 @@ impl Agent {
         Now { tick_ms: reading.boot_ms, time_ms: self.replica.clock().now(reading) }
     }
 
+    /// The present by which the sync machine judges what comes by this carrier.
+    pub fn now_for(&self, carrier: Carrier) -> Now {
+        let reading = self.clock.reading();
+        Now { tick_ms: reading.boot_ms, time_ms: self.replica.clock().now_for(carrier, reading) }
+    }
+
     /// The trusted root.
     pub fn trust(&self) -> Trust {
         self.trust.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -300,9 +315,25 @@ impl Agent {
         &self.turn
     }
 
-    /// The turn for a memory-hard step.
-    pub fn memory_hard(&self) -> MutexGuard<'_, ()> {
-        self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The turn to upload: held while links are on their way.
+    pub const fn upload_turn(&self) -> &tokio::sync::Mutex<()> {
+        &self.upload
+    }
+
+    /// The memory-hard step of one question. Blocks. One at a time: many at once would take all the memory that a tablet
+    /// has.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLarge`] when the memory cannot be had.
+    pub fn token(&self, query: &Query, parameters: &LookupParameters) -> Result<Token, Refusal> {
+        let mut steps = self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner);
+        *steps += 1;
+        query.token(parameters)
+    }
+
+    /// How many memory-hard steps look-ups have taken since the start.
+    pub fn steps(&self) -> u64 {
+        *self.memory_hard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The turn to open the vault, or to change what practitioners may do.
@@ -348,10 +379,15 @@ impl Agent {
     /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
     pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
         let signed = self.signed_grant()?;
-        let withdrawn = self.keys.keyslot().contents().withdrawn;
+        let trust = self.trust();
+        let withdrawn = {
+            let keyslot = self.keys.keyslot();
+            // R221: one that the root in force does not vouch for is no measure. It was verified when it was stored.
+            Withdrawal::verify(&keyslot.contents().withdrawal, &self.device, &trust, 0).ok()
+        };
         let view = self.replica.view();
         Some(Pull::new(Start {
-            trust: self.trust(),
+            trust,
             grant: (*signed).clone(),
             beat: view.beat.clone(),
             head: view.head.clone(),
@@ -388,6 +424,13 @@ impl Agent {
     /// # Errors
     /// [`Refusal`].
     pub fn acknowledge(&self, receipt: &Verified<Receipt>) -> Result<u64, Refusal> {
+        self.tell_unrecorded();
+        let held_by_usage =
+            self.keys.keyslot().contents().usage.iter().any(|usage| telling::holds_back(usage, receipt.through.seq));
+        if held_by_usage || self.erasure_holds_back(receipt.through.seq) {
+            tracing::error!("a receipt waits: what its links tell could not be noted");
+            return Err(Refusal::Malformed);
+        }
         self.journal.acknowledge(receipt).map_err(|error| {
             tracing::error!(%error, "a receipt was not accepted");
             match error {

@@ -31,7 +31,7 @@ mod fault_tests;
 #[cfg(test)]
 mod recovery_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

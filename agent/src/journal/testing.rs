@@ -20,13 +20,13 @@ use super::format::{Header, Record};
 use super::{Journal, JournalError, Options, Priority, layout};
 use crate::durable::{self, Staged};
 
-pub(super) const DEVICE: DeviceId = DeviceId([7; 16]);
-pub(super) const CHAIN: ChainId = ChainId([9; 16]);
-pub(super) const SMALL: Options =
+pub(crate) const DEVICE: DeviceId = DeviceId([7; 16]);
+pub(crate) const CHAIN: ChainId = ChainId([9; 16]);
+pub(crate) const SMALL: Options =
     Options { capacity_bytes: 4 * 1024 * 1024, emergency_bytes: 8 * 1024, segment_bytes: 4 * 1024 };
 
 /// In memory where there is such a file system, because most tests are not about the disk.
-pub(super) fn dir() -> TempDir {
+pub(crate) fn dir() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
@@ -39,7 +39,7 @@ pub(super) fn link(tip: &Tip) -> (Link, Tip) {
     (link, next)
 }
 
-pub(super) fn append(journal: &Journal) -> Result<Tip, JournalError> {
+pub(crate) fn append(journal: &Journal) -> Result<Tip, JournalError> {
     journal.append(Priority::Routine, |tip| Ok(link(tip))).map(|(_, tip)| tip)
 }
 
@@ -54,7 +54,7 @@ pub(super) fn receipt_for(device: DeviceId, through: Tip) -> Verified<Receipt> {
     sign::verify(&bytes, Kind::Receipt, &[server.public_key()], 1, 1024).unwrap()
 }
 
-pub(super) fn receipt(through: Tip) -> Verified<Receipt> {
+pub(crate) fn receipt(through: Tip) -> Verified<Receipt> {
     receipt_for(DEVICE, through)
 }
 
@@ -153,6 +153,14 @@ impl Disk for FaultDisk {
         self.step(Step::Remove)?;
         durable::remove(path)
     }
+}
+
+/// A new journal of [`DEVICE`], and what makes its syncs fail from then on.
+pub(crate) fn journal_to_poison(root: &Path) -> (Journal, impl FnOnce() + use<>) {
+    drop(Journal::create(root, DEVICE, CHAIN, SMALL).unwrap());
+    let disk = FaultDisk::default();
+    let (journal, _) = Journal::open_on(root, DEVICE, SMALL, Box::new(disk.clone())).unwrap();
+    (journal, move || disk.plan().fail = Some((Step::Sync, io::ErrorKind::Other)))
 }
 
 /// What a disk really holds, beside what the page cache shows.

@@ -17,7 +17,7 @@
 //! | root | the signed root in force |
 //! | grant root | the signed root under which the grant was accepted, where the root in force withdraws its key |
 //! | suspended | whether the server suspended this device |
-//! | withdrawn | the number of the newest withdrawal |
+//! | withdrawal | the newest signed withdrawal as received; empty when there was none |
 //! | erasure | what was erased, and what its receipt must say |
 //! | usage | for each practitioner: look-ups made, break-glass, answers that could not be recorded |
 //! | counts | how often the glass was broken, and how many answers were not recorded at once, ever |
@@ -70,7 +70,7 @@ struct Public {
     root: Vec<u8>,
     grant_root: Vec<u8>,
     suspended: bool,
-    withdrawn: u64,
+    withdrawal: Vec<u8>,
     erasure: Option<Erasure>,
     usage: Vec<Usage>,
     glasses: u32,
@@ -98,6 +98,8 @@ pub struct Erasure {
     pub scope: ScopeId,
     /// The end of the lease.
     pub lease_until_ms: UnixMs,
+    /// Which link of the audit chain the receipt is going to be: its position and hash, durable before the link is.
+    pub announced: Option<(u64, Hash)>,
     /// Whether the receipt is in the audit chain.
     pub receipted: bool,
 }
@@ -122,8 +124,8 @@ pub struct Contents {
     pub grant_root: Vec<u8>,
     /// Whether the server suspended this device: nothing is answered, also after a restart.
     pub suspended: bool,
-    /// The number of the newest withdrawal; zero when there was none.
-    pub withdrawn: u64,
+    /// The newest signed withdrawal as received: no grant up to its number counts. Empty when there was none.
+    pub withdrawal: Vec<u8>,
     /// Set in the same write that destroys the keys.
     pub erasure: Option<Erasure>,
     /// What practitioners used of their limits.
@@ -157,7 +159,7 @@ impl Contents {
             root: Vec::new(),
             grant_root: Vec::new(),
             suspended: false,
-            withdrawn: 0,
+            withdrawal: Vec::new(),
             erasure: None,
             usage: Vec::new(),
             glasses: 0,
@@ -231,7 +233,7 @@ impl Contents {
             root: self.root.clone(),
             grant_root: self.grant_root.clone(),
             suspended: self.suspended,
-            withdrawn: self.withdrawn,
+            withdrawal: self.withdrawal.clone(),
             erasure: self.erasure.clone(),
             usage: self.usage.clone(),
             glasses: self.glasses,
@@ -279,7 +281,7 @@ impl Contents {
             root: public.root,
             grant_root: public.grant_root,
             suspended: public.suspended,
-            withdrawn: public.withdrawn,
+            withdrawal: public.withdrawal,
             erasure: public.erasure,
             usage: public.usage,
             glasses: public.glasses,
@@ -332,7 +334,7 @@ mod tests {
         contents.root = vec![0x72, 0x73];
         contents.grant_root = vec![0x74];
         contents.suspended = true;
-        contents.withdrawn = 9;
+        contents.withdrawal = vec![0x39];
         contents.slots.push(VaultSlot {
             practitioner: Text::lossy("P1"),
             cost: MemoryHard { memory_kib: 64, passes: 3 },
@@ -346,6 +348,7 @@ mod tests {
             refusal_told_ms: 9,
             unrecorded: Unrecorded { count: 2, first_ms: 8, reason: Text::EMPTY },
             telling: Some(Telling { seq: 3, hash: [0xab; 32], count: 1 }),
+            let_go_ms: 6,
             ..Usage::of(Text::lossy("P1"))
         });
         (contents.glasses, contents.unrecorded_total) = (5, 4);
@@ -388,7 +391,8 @@ mod tests {
             "0100000000000000",
             "74", // grant root
             "01", // suspended
-            "0900000000000000",
+            "0100000000000000",
+            "39",               // withdrawal
             "00",               // no erasure
             "0100000000000000", // one practitioner's usage
             "50310000000000000000000000000000",
@@ -405,9 +409,10 @@ mod tests {
             "01",
             "0300000000000000",
             &"ab".repeat(32),
-            "0100",     // being told: as which link, its hash, how many
-            "05000000", // times the glass was broken
-            "04000000", // not recorded in all
+            "0100",             // being told: as which link, its hash, how many
+            "0600000000000000", // time that was let go of
+            "05000000",         // times the glass was broken
+            "04000000",         // not recorded in all
         ]
         .concat();
         let length = public.len() / 2;

@@ -13,7 +13,9 @@ use cpis_protocol::question::{self, Asked, Way};
 use cpis_protocol::text::Text;
 use serde::Serialize;
 
-use super::{Reply, admit, find, keep_for_reveal, limited, miss, push_once, record_or_count, refused, words_for};
+use super::{
+    Finding, Reply, admit, find, keep_for_reveal, limited, miss, push_once, record_or_count, refused, words_for,
+};
 use crate::agent::Agent;
 use crate::replica::Found;
 
@@ -166,26 +168,28 @@ fn search(
     // All of them, whatever the first would find: hit and miss do the same work.
     let mut tokens: Vec<Token> = Vec::with_capacity(questions.len());
     for (_, query) in questions {
-        let _turn = agent.memory_hard();
-        tokens.push(query.token(&parameters).map_err(|_| CannotAnswer::IntegrityFailure)?);
+        tokens.push(agent.token(query, &parameters).map_err(|_| CannotAnswer::IntegrityFailure)?);
     }
-    let (copy, found) = find(agent, badge.practitioner, &tokens, agent.clock().reading())?;
+    let Finding { copy, found, crowded } = find(agent, badge.practitioner, &tokens, agent.clock().reading())?;
+    if found.is_empty() && crowded {
+        return Err(CannotAnswer::Crowded); // R221
+    }
     let ways = questions.iter().map(|(way, _)| *way).collect::<Vec<_>>();
-    let may_be_more = is_crowded(&found);
     let candidates = grouped(found, &ways);
     if candidates.len() > CANDIDATES_MAX {
         return Err(CannotAnswer::InvalidName);
     }
     let answer = answer_of(agent, copy, candidates.is_empty(), area)?;
-    Ok(Search { answer, candidates, may_be_more })
+    Ok(Search { answer, candidates, may_be_more: crowded })
 }
 
 fn answer_of(agent: &Agent, copy: CopyStatement, none: bool, area: Option<&str>) -> Result<Answer, CannotAnswer> {
     if none { miss(agent, copy, area) } else { Ok(Answer::Flagged { copy }) }
 }
 
-/// Whether every place of one question in one feed is taken: then somebody may wait for one.
-fn is_crowded(found: &[(usize, Found)]) -> bool {
+/// Whether every place of one question in one feed is taken: then somebody may wait for one. To be asked of everything
+/// that was found, shown or not.
+pub(super) fn is_crowded(found: &[(usize, Found)]) -> bool {
     found.iter().any(|(question, one)| {
         let same = found.iter().filter(|(other, two)| other == question && two.feed == one.feed).count();
         same >= usize::from(SHARED_TOKEN_MAX)

@@ -5,11 +5,12 @@ use std::sync::PoisonError;
 
 use cpis_protocol::clock::{Carrier, ClockRule, Reading, TrustedClock};
 use cpis_protocol::head::Beat;
+use cpis_protocol::id::UnixMs;
 use cpis_protocol::sign::{Kind, Verified};
 use cpis_protocol::trust::{Role, Trust};
 
 use super::Replica;
-use super::view::StoredBeat;
+use super::view::{StoredBeat, View};
 use crate::port::{GenerationKeys, Store, StoreError};
 
 impl<S: Store, K: GenerationKeys> Replica<S, K> {
@@ -79,10 +80,8 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             // The rule too may be the thief's: the next grant says it again.
             view.clock.set_rule(ClockRule::Refuse);
         }
-        if !beat_stands || !grant_stands {
-            let head_issued_ms = view.head.as_ref().filter(|_| head_stands).map_or(0, |head| head.issued_ms);
-            let beat_issued_ms = view.beat.as_ref().filter(|_| beat_stands).map_or(0, |beat| beat.issued_ms);
-            view.clock.rebase(trust.root().issued_ms.max(grant_issued_ms).max(head_issued_ms).max(beat_issued_ms));
+        if let Some(proved_ms) = proved_ms(&view, trust, grant_issued_ms, grant_stands) {
+            view.clock.rebase(proved_ms);
         }
         if !beat_stands {
             tracing::warn!("a new root withdraws the key that dates the copy: it cannot answer until the next sync");
@@ -93,6 +92,20 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             view.head = None;
             view.unreadable = true;
         }
+    }
+
+    /// The time that [`Self::follow`] would let go of with the same arguments, if any: what was stored by it may be ahead of
+    /// the time that is known next.
+    pub fn lets_go_of(
+        &self,
+        trust: &Trust,
+        grant_issued_ms: i64,
+        grant_stands: bool,
+        reading: Reading,
+    ) -> Option<UnixMs> {
+        let view = self.view();
+        let (floor_ms, proved_ms) = (view.clock.floor_ms(), proved_ms(&view, trust, grant_issued_ms, grant_stands)?);
+        (proved_ms < floor_ms).then(|| view.clock.now(reading).unwrap_or_default().max(floor_ms))
     }
 
     /// What signed policy lets the clock believe after a restart.
@@ -109,4 +122,15 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     pub fn clock(&self) -> TrustedClock {
         self.view().clock
     }
+}
+
+/// The latest time that keys prove which are still trusted, where something that may have dated the clock is withdrawn.
+fn proved_ms(view: &View, trust: &Trust, grant_issued_ms: i64, grant_stands: bool) -> Option<UnixMs> {
+    let beat = view.beat.as_ref().map(|beat| (trust.stands(Role::Beat, Kind::Beat, beat), beat.issued_ms));
+    if grant_stands && beat.is_none_or(|(stands, _)| stands) {
+        return None;
+    }
+    let head = view.head.as_ref().filter(|head| trust.stands(Role::Publisher, Kind::Head, head));
+    let beat_ms = beat.filter(|(stands, _)| *stands).map_or(0, |(_, issued_ms)| issued_ms);
+    Some(trust.root().issued_ms.max(grant_issued_ms).max(head.map_or(0, |head| head.issued_ms)).max(beat_ms))
 }

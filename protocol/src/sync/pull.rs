@@ -10,6 +10,10 @@ use alloc::collections::BTreeSet;
 use alloc::vec;
 use alloc::vec::Vec;
 
+mod at_hand;
+mod combined;
+
+use self::at_hand::AtHand;
 use super::Now;
 use super::backoff::Backoff;
 use super::step::Phase;
@@ -35,7 +39,8 @@ pub struct Pull {
     grant: Verified<Grant>,
     device: DeviceId,
     with_grant: bool,
-    withdrawn: u64,
+    /// The newest withdrawal: no grant up to its number counts.
+    withdrawn: Option<Verified<Withdrawal>>,
     beat: Option<Verified<Beat>>,
     head: Option<Verified<Head>>,
     damaged: BTreeSet<FeedId>,
@@ -51,6 +56,12 @@ pub struct Pull {
     /// The tick of the last question for a grant or a beat: signed time is anchored there and not where it is stored, or
     /// a reply that was held back, or a long download, would make the copy look younger.
     asked_ms: u64,
+    /// What came with the combined reply and was not asked for yet.
+    at_hand: AtHand,
+    /// Until then the combined question is not asked: it was refused, or what it brought was.
+    separate_until_ms: u64,
+    /// Whether this attempt asked the combined question.
+    combined: bool,
 }
 
 impl Pull {
@@ -75,6 +86,9 @@ impl Pull {
             root_steps: 0,
             grant_is_new: false,
             asked_ms: 0,
+            at_hand: AtHand::default(),
+            separate_until_ms: 0,
+            combined: false,
         };
         pull.let_go();
         pull
@@ -87,6 +101,9 @@ impl Pull {
         self.beat = self.beat.take().filter(|beat| self.trust.stands(Role::Beat, Kind::Beat, beat));
         self.head = self.head.take().filter(|head| self.trust.stands(Role::Publisher, Kind::Head, head));
         self.grant_withdrawn = !self.trust.stands(Role::DeviceAuthority, Kind::Grant, &self.grant);
+        // R221: its number only. Whether the device is suspended is for the next grant to say.
+        let stands = |word: &Verified<Withdrawal>| self.trust.stands(Role::DeviceAuthority, Kind::Withdrawal, word);
+        self.withdrawn = self.withdrawn.take().filter(stands);
     }
 
     /// Cells of the target fetched so far, and in all.
@@ -108,24 +125,38 @@ impl Pull {
 
     /// One step.
     pub fn step(&mut self, input: Input, now: Now) -> Effect {
-        let effect = self.react(input, now);
-        if let Effect::Fetch(requests) = &effect
-            && requests.iter().any(|request| matches!(request, Request::Grant | Request::Beat(_)))
-        {
-            self.asked_ms = now.tick_ms; // R48
+        let mut effect = self.react(input, now);
+        loop {
+            let Effect::Fetch(requests) = &effect else {
+                if matches!(effect, Effect::CatchUp(_)) {
+                    self.asked_ms = now.tick_ms; // R48
+                }
+                return effect;
+            };
+            if let Some(replies) = self.at_hand.answer(requests) {
+                effect = self.react(Input::Fetched(replies), now);
+                continue;
+            }
+            if requests.iter().any(|request| matches!(request, Request::Grant | Request::Beat(_))) {
+                self.asked_ms = now.tick_ms;
+                // What was signed before this question must not be dated by it.
+                self.at_hand.forget_signed_times();
+            }
+            return effect;
         }
-        effect
     }
 
     fn react(&mut self, input: Input, now: Now) -> Effect {
         match input {
             Input::Wake => self.begin(now, false),
             Input::WakeNow => self.begin(now, true),
+            Input::CaughtUp(reply) => self.caught_up(reply, now),
             Input::Fetched(replies) => self.fetched(replies, now),
             Input::Stored => self.stored(now),
             Input::StoreFailed => {
                 // Part of what the target brought is gone with the failed write.
                 self.target = None;
+                self.at_hand.clear();
                 self.fail(Outcome::StoreFailed, now)
             }
             Input::Applied(result) => self.applied(result, now),
@@ -135,10 +166,14 @@ impl Pull {
     fn begin(&mut self, now: Now, with_grant: bool) -> Effect {
         self.root_steps = 0;
         self.grant_is_new = false;
-        if self.with_grant && (with_grant || now.tick_ms >= self.grant_due_ms) {
-            return self.ask_grant();
-        }
-        self.ask_beat()
+        let wants_grant = self.with_grant && (with_grant || now.tick_ms >= self.grant_due_ms);
+        self.at_hand.begin(self.target.is_some());
+        self.combined = self.with_grant && now.tick_ms >= self.separate_until_ms;
+        if self.combined { self.ask_everything(wants_grant) } else { self.ask_separately(wants_grant) }
+    }
+
+    fn ask_separately(&mut self, wants_grant: bool) -> Effect {
+        if wants_grant { self.ask_grant() } else { self.ask_beat() }
     }
 
     fn ask_grant(&mut self) -> Effect {
@@ -197,6 +232,7 @@ impl Pull {
             Phase::Head(beat) => self.head_fetched(&body, beat, now),
             Phase::Reference => self.reference_fetched(body, now),
             Phase::Idle
+            | Phase::CatchUp(_)
             | Phase::GrantStored(_)
             | Phase::Suspending
             | Phase::RootStored(_)
@@ -220,10 +256,10 @@ impl Pull {
     fn grant_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
         let last = Some(&*self.grant).filter(|_| !self.grant_withdrawn);
         let grant = Grant::verify(body, &self.device, &self.trust, last)?;
-        if grant.number <= self.withdrawn {
+        if self.withdrawn.as_ref().is_some_and(|word| grant.number <= word.number) {
             return Err(Refusal::Rollback); // R182
         }
-        self.trust.check_role(Role::DeviceAuthority, now.time_ms)?;
+        grant.check_new(&self.trust, now.time_ms)?;
         self.phase = Phase::GrantStored(Box::new(grant.clone()));
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }
@@ -231,15 +267,15 @@ impl Pull {
     fn withdrawal_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
         // A grant by a withdrawn key is no measure: its number may be as high as a thief likes.
         let granted = if self.grant_withdrawn { 0 } else { self.grant.number };
-        let last = granted.max(self.withdrawn);
+        let last = granted.max(self.withdrawn.as_ref().map_or(0, |word| word.number));
         let withdrawal = Withdrawal::verify(body, &self.device, &self.trust, last)?;
         self.target = None;
         if withdrawal.action == WithdrawalAction::Erase {
             return Ok(Effect::Erase);
         }
-        self.withdrawn = withdrawal.number;
+        self.withdrawn = Some(withdrawal.clone());
         self.phase = Phase::Suspending;
-        Ok(Effect::Suspend { number: withdrawal.number })
+        Ok(Effect::Suspend(withdrawal))
     }
 
     fn ask_root(&mut self, why: Option<Refusal>) -> Effect {
@@ -327,7 +363,10 @@ impl Pull {
             self.phase = Phase::Reference;
             return Effect::Fetch(vec![Request::Reference(reference)]);
         }
-        let count = target.work.len().min(REQUESTS_MAX); // R44
+        // What is at hand is taken in first: it costs no round trip.
+        let held = target.work.iter().take_while(|work| self.at_hand.holds(&work.request())).count();
+        let wanted = if held == 0 { target.work.len() } else { held };
+        let count = wanted.min(REQUESTS_MAX); // R44
         if count == 0 {
             self.phase = Phase::Applying;
             return Effect::Apply(Box::new(target.plan()));
@@ -388,6 +427,7 @@ impl Pull {
             Phase::Confirming => self.rest(now),
             Phase::Staging => self.next_work(),
             Phase::Idle
+            | Phase::CatchUp(_)
             | Phase::Grant
             | Phase::Beat
             | Phase::Root(_)
@@ -420,6 +460,7 @@ impl Pull {
 
     fn rest(&mut self, now: Now) -> Effect {
         self.backoff.succeeded();
+        self.at_hand.clear();
         let poll_ms = self.beat.as_ref().map_or(300, |beat| u64::from(beat.next_poll_s).max(1)) * 1000;
         let until_ms = now.tick_ms.saturating_add(poll_ms).saturating_add(self.backoff.draw(poll_ms / 8 + 1));
         Effect::Wait { until_ms, outcome: Outcome::UpToDate }
@@ -427,6 +468,7 @@ impl Pull {
 
     fn fail(&mut self, outcome: Outcome, now: Now) -> Effect {
         self.phase = Phase::Idle;
+        self.doubt_combined(outcome, now);
         let failure = match outcome {
             Outcome::Failed(failure) => Some(failure),
             Outcome::UpToDate | Outcome::Refused(_) | Outcome::StoreFailed | Outcome::KeyMissing => None,

@@ -52,6 +52,16 @@ pub enum Problem {
     Refused(Refusal),
 }
 
+/// Verifies a receipt, whatever it came with.
+///
+/// # Errors
+/// [`Refusal`]: by another key, or by one whose time is over.
+pub fn verify(trust: &Trust, bytes: &[u8], now: Now) -> Result<Verified<Receipt>, Refusal> {
+    let receipt = trust.verify(Role::Receipt, Kind::Receipt, bytes, limits::RECEIPT_BYTES_MAX)?;
+    trust.check_role(Role::Receipt, now.time_ms)?;
+    Ok(receipt)
+}
+
 /// The machine. One request at a time, in order.
 #[derive(Debug)]
 pub struct Push {
@@ -81,13 +91,10 @@ impl Push {
                 Ok(body) => Effect::Send(Request::Audit(body)),
                 Err(refusal) => self.fail(Problem::Refused(refusal), now),
             },
-            Input::Replied(Ok(body)) => {
-                let receipt = self.trust.verify(Role::Receipt, Kind::Receipt, &body, limits::RECEIPT_BYTES_MAX);
-                match receipt.and_then(|receipt| self.trust.check_role(Role::Receipt, now.time_ms).map(|()| receipt)) {
-                    Ok(receipt) => Effect::Acknowledge(receipt),
-                    Err(refusal) => self.fail(Problem::Refused(refusal), now),
-                }
-            }
+            Input::Replied(Ok(body)) => match verify(&self.trust, &body, now) {
+                Ok(receipt) => Effect::Acknowledge(receipt),
+                Err(refusal) => self.fail(Problem::Refused(refusal), now),
+            },
             Input::Replied(Err(Failure::TooLarge)) if self.batch_max > 1 => {
                 // 413 halves the batch; the links stay where they are.
                 self.batch_max /= 2;

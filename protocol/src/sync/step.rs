@@ -7,12 +7,14 @@ use alloc::vec::Vec;
 
 use super::target::{Plan, StagedChunk};
 use crate::Refusal;
+use crate::catch_up::{CatchUp, CaughtUp};
 use crate::grant::Grant;
 use crate::head::{Beat, Head};
 use crate::id::FeedId;
 use crate::message::{Failure, Request};
 use crate::sign::Verified;
 use crate::trust::Trust;
+use crate::withdrawal::Withdrawal;
 
 /// What happened.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub enum Input {
     Wake,
     /// Somebody asked for a sync: the grant is fetched too.
     WakeNow,
+    /// The reply to the combined question, or why there is none. One that could not be taken apart is `Refused`.
+    CaughtUp(Result<CaughtUp, Failure>),
     /// The replies to the last requests, in their order.
     Fetched(Vec<Result<Vec<u8>, Failure>>),
     /// The last effect (store, confirm, stage) was carried out durably.
@@ -34,6 +38,9 @@ pub enum Input {
 /// What the driver must do next.
 #[derive(Debug)]
 pub enum Effect {
+    /// Ask for everything at once. The driver adds what the device has to say, deals with what answers that, and brings
+    /// the rest.
+    CatchUp(CatchUp),
     /// Send these requests, at once if it can, and bring the replies in order.
     Fetch(Vec<Request>),
     /// Store a newer root.
@@ -57,10 +64,8 @@ pub enum Effect {
     /// Build the next generation, compare every state root, and flip all feeds at once.
     Apply(Box<Plan>),
     /// A verified withdrawal: lock, answer nothing, keep everything, until the next grant.
-    Suspend {
-        /// The number of the withdrawal.
-        number: u64,
-    },
+    /// To be stored as it was signed: what its number is worth hangs on its key (R221).
+    Suspend(Verified<Withdrawal>),
     /// A verified withdrawal: destroy every key and write the receipt. Nothing follows.
     Erase,
     /// Do nothing until the tick, or until woken.
@@ -102,14 +107,16 @@ pub struct Start {
     pub damaged: BTreeSet<FeedId>,
     /// Whether the carrier has grants: the server does, a bundle does not.
     pub with_grant: bool,
-    /// The number of the newest withdrawal accepted; zero when there was none.
-    pub withdrawn: u64,
+    /// The newest withdrawal accepted, if there was one.
+    pub withdrawn: Option<Verified<Withdrawal>>,
 }
 
 /// Where the machine is in an attempt.
 #[derive(Debug)]
 pub(super) enum Phase {
     Idle,
+    /// Asking for everything at once; whether a grant was wanted.
+    CatchUp(bool),
     Grant,
     GrantStored(Box<Verified<Grant>>),
     Suspending,

@@ -5,6 +5,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 
 use super::step::Outcome;
+use crate::Refusal;
 use crate::cell::Cell;
 use crate::head::{Beat, FeedState, Head};
 use crate::id::{FeedId, FeedSeq};
@@ -12,7 +13,6 @@ use crate::message::{Failure, Request};
 use crate::replica::{self, Road};
 use crate::sign::Verified;
 use crate::tree::Manifest;
-use crate::{Refusal, limits};
 
 /// A verified chunk of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,11 +126,8 @@ impl Target {
                 Road::Delta { from, to } => {
                     target.deltas.insert(state.feed, Vec::new());
                     target.cells_total += u64::from(to - from);
-                    let mut at = from;
-                    while at < to {
-                        let next = at.saturating_add(limits::DELTA_CELLS_MAX).min(to);
-                        target.work.push_back(Work::Delta { state: state.clone(), from: at, to: next });
-                        at = next;
+                    for (from, to) in replica::stretches(from, to) {
+                        target.work.push_back(Work::Delta { state: state.clone(), from, to });
                     }
                 }
                 Road::Snapshot => {

@@ -1,6 +1,7 @@
 //! Inputs in any order, with bodies that are right, wrong, from another place or from another time.
 //! No sequence may panic, go without an effect, or bring an unverified head to Apply.
 
+use cpis_protocol::catch_up::CaughtUp;
 use cpis_protocol::digest::sha256;
 use cpis_protocol::message::Failure;
 use cpis_protocol::sync::Now;
@@ -66,7 +67,16 @@ fn input(rng: &mut SeedRng, bodies: &[Vec<u8>]) -> Input {
         }
         _ => Ok(bodies[rng.below(bodies.len() as u32) as usize].clone()),
     };
-    match rng.below(12) {
+    let caught_up = |rng: &mut SeedRng| {
+        let mut some = |_| (rng.below(2) == 0).then(|| bodies[rng.below(bodies.len() as u32) as usize].clone());
+        let (grant, beat, head) = (some(()), some(()), some(()));
+        let objects =
+            head.map(|head| (cpis_protocol::message::Request::Head(sha256(&head)), head)).into_iter().collect();
+        CaughtUp { grant, beat, objects, is_whole: true, ..CaughtUp::default() }
+    };
+    match rng.below(14) {
+        12 => Input::CaughtUp(Err(FAILURES[rng.below(9) as usize])),
+        13 => Input::CaughtUp(Ok(caught_up(rng))),
         0 => Input::Wake,
         1 => Input::WakeNow,
         2..=6 => Input::Fetched((0..rng.below(10)).map(|_| reply(rng)).collect()),
@@ -98,6 +108,12 @@ fn any_sequence(seed: u64) -> u32 {
             trust = next;
         }
         honest = match device.pull.step(input, now) {
+            Effect::CatchUp(ask) => {
+                assert!(ask.report.is_empty() && ask.audit.is_empty());
+                let request = cpis_protocol::message::Request::CatchUp(ask.to_bytes().unwrap_or_default());
+                let reply = publisher.answer(&request, T0 + tick as i64).unwrap_or_default();
+                Some(Input::CaughtUp(CaughtUp::read(&reply).map_err(|_| Failure::Refused)))
+            }
             Effect::Fetch(requests) => {
                 assert!((1..=8).contains(&requests.len()));
                 Some(Input::Fetched(requests.iter().map(|r| publisher.answer(r, T0 + tick as i64)).collect()))
@@ -121,7 +137,7 @@ fn any_sequence(seed: u64) -> u32 {
                 assert!(until_ms > now.tick_ms);
                 Some(Input::WakeNow)
             }
-            Effect::Suspend { .. } | Effect::Erase => panic!("nothing signed says so"),
+            Effect::Suspend(_) | Effect::Erase => panic!("nothing signed says so"),
         };
     }
     plans

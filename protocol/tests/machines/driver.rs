@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cpis_protocol::Refusal;
+use cpis_protocol::catch_up::{CatchUp, CaughtUp};
 use cpis_protocol::cell::Cell;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::head::{Beat, FeedState, Head};
@@ -15,6 +16,7 @@ use cpis_protocol::sync::Now;
 use cpis_protocol::sync::pull::{Effect, Input, Outcome, Plan, Pull, Source, StagedChunk, Start};
 use cpis_protocol::tree::TreeHasher;
 use cpis_protocol::trust::{Role, Trust};
+use cpis_protocol::withdrawal::Withdrawal;
 
 use crate::common::world::{self, T0};
 use crate::common::{SeedRng, ok};
@@ -39,6 +41,9 @@ pub(crate) struct Device {
     pub(crate) tick_ms: u64,
     pub(crate) requests: u64,
     pub(crate) knows_time: bool,
+    /// Whether the server answers the combined question.
+    pub(crate) combines: bool,
+    pub(crate) suspended: Option<Verified<Withdrawal>>,
     staged: BTreeMap<(FeedId, u32, u32), Vec<Cell>>,
 }
 
@@ -91,7 +96,7 @@ impl Weather {
 impl Device {
     pub(crate) fn new(publisher: &Publisher, with_grant: bool) -> Self {
         let trust = world::trust();
-        let grant = ok(Grant::verify(&publisher.grant_bytes(), &world::device(), &trust, None));
+        let grant = ok(Grant::verify(&publisher.grant_bytes(T0), &world::device(), &trust, None));
         let held = grant.clone();
         let start = Start {
             trust: trust.clone(),
@@ -100,7 +105,7 @@ impl Device {
             head: None,
             damaged: BTreeSet::new(),
             with_grant,
-            withdrawn: 0,
+            withdrawn: None,
         };
         Self {
             pull: Pull::new(start),
@@ -112,8 +117,23 @@ impl Device {
             tick_ms: 0,
             requests: 0,
             knows_time: true,
+            combines: true,
+            suspended: None,
             staged: BTreeMap::new(),
         }
+    }
+
+    /// As after a restart: another machine over what is stored, the last suspension among it.
+    pub(crate) fn restart(&mut self, withdrawn: Option<Verified<Withdrawal>>) {
+        self.pull = Pull::new(Start {
+            trust: self.trust.clone(),
+            grant: self.grant.clone(),
+            beat: None,
+            head: self.head.clone(),
+            damaged: BTreeSet::new(),
+            with_grant: true,
+            withdrawn,
+        });
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -129,6 +149,7 @@ impl Device {
             let effect = self.pull.step(input, now);
             let disk_full = weather.strikes() && weather.strikes();
             input = match effect {
+                Effect::CatchUp(ask) => Input::CaughtUp(self.catch_up(&ask, publisher, weather)),
                 Effect::Fetch(requests) => Input::Fetched(self.fetch(&requests, publisher, weather)),
                 Effect::Wait { until_ms, outcome } => {
                     assert!(until_ms > self.tick_ms, "a wait of no time would spin");
@@ -136,7 +157,7 @@ impl Device {
                     self.tick_ms = until_ms;
                     return outcome;
                 }
-                Effect::Suspend { .. } | Effect::Erase => panic!("nobody withdrew this device"),
+                Effect::Erase => panic!("nobody withdrew this device"),
                 _ if disk_full => Input::StoreFailed,
                 Effect::StoreRoot(trust) => {
                     assert_eq!(trust.root().version, self.trust.root().version + 1);
@@ -148,6 +169,12 @@ impl Device {
                 }
                 Effect::StoreGrant { grant, .. } => {
                     self.grant = grant;
+                    self.suspended = None;
+                    Input::Stored
+                }
+                Effect::Suspend(word) => {
+                    assert_eq!(publisher.suspension, Some(word.number));
+                    self.suspended = Some(word);
                     Input::Stored
                 }
                 Effect::Confirm { beat, .. } => {
@@ -180,6 +207,22 @@ impl Device {
             replies.pop();
         }
         replies
+    }
+
+    fn catch_up(
+        &mut self,
+        ask: &CatchUp,
+        publisher: &mut Publisher,
+        weather: &mut Weather,
+    ) -> Result<CaughtUp, Failure> {
+        if !self.combines {
+            return Err(Failure::NotFound);
+        }
+        self.requests += 1;
+        self.tick_ms += 50;
+        let request = Request::CatchUp(ok(ask.to_bytes()));
+        let reply = weather.carry(publisher, &request, T0 + self.tick_ms.cast_signed())?;
+        CaughtUp::read(&reply).map_err(|_| Failure::Refused)
     }
 
     fn stage(&mut self, chunks: Vec<StagedChunk>) -> Input {

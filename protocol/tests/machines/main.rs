@@ -2,6 +2,7 @@
 //! Every failure is drawn from a seed, so that a red run can be repeated.
 
 mod arbitrary;
+mod combined;
 #[path = "../common/mod.rs"]
 mod common;
 mod driver;
@@ -74,6 +75,7 @@ fn converges_after_any_weather() {
         let mut rng = SeedRng::new(seed);
         let mut publisher = publisher(&mut rng);
         let mut device = Device::new(&publisher, true);
+        device.combines = seed % 4 != 0;
         let mut weather = Weather { chance: 5 + rng.below(40), rng: SeedRng::new(1000 + seed), lose_first: false };
         for step in 0..25 {
             if rng.below(3) == 0 {
@@ -146,6 +148,7 @@ fn a_refusal_that_the_grant_belies_is_not_asked_about_again_and_again() {
                         })
                         .collect(),
                 ),
+                Effect::CatchUp(_) => Input::CaughtUp(Err(Failure::Revoked)),
                 Effect::StoreGrant { .. } => Input::Stored,
                 Effect::Wait { outcome, until_ms } => {
                     assert_eq!((outcome, grants), (Outcome::Failed(Failure::Revoked), 1));
@@ -242,14 +245,21 @@ fn a_routine_rotation_reaches_the_device() {
 /// A next root that the present keys did not sign is refused at once: no further copy of it is asked for.
 #[test]
 fn a_forged_root_costs_one_request() {
+    for (combines, questions) in [(true, 1), (false, 2)] {
+        forged_root(combines, questions);
+    }
+}
+
+fn forged_root(combines: bool, questions: u64) {
     let (mut publisher, mut device) = synced(8);
+    device.combines = combines;
     let forged = common::world::signed_root(&common::world::root(2), &[0x7f]);
     publisher.roots.insert(2, forged);
     publisher.beat_key = 0x7f;
     let before = device.requests;
     let outcome = device.attempt(&mut publisher, &mut Weather::fair());
     assert_eq!(outcome, Outcome::Refused(Refusal::UnknownKey));
-    assert_eq!(device.requests - before, 2, "one beat, one root");
+    assert_eq!(device.requests - before, questions, "one question for all; or one beat, one root");
     assert_eq!(device.trust.root().version, 1);
 }
 

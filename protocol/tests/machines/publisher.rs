@@ -4,12 +4,17 @@
 use std::collections::BTreeMap;
 
 use cpis_protocol::audit::{Batch, Receipt, Tip};
+use cpis_protocol::catch_up::{self, CatchUp, Part};
 use cpis_protocol::codec;
 use cpis_protocol::digest::{Hash, sha256};
+use cpis_protocol::head::Head;
 use cpis_protocol::id::UnixMs;
+use cpis_protocol::limits;
 use cpis_protocol::message::{Failure, Request};
-use cpis_protocol::sign::{Kind, PublicKey};
+use cpis_protocol::replica::{self, Road};
+use cpis_protocol::sign::{self, Kind, PublicKey};
 use cpis_protocol::trust::Root;
+use cpis_protocol::withdrawal::{Withdrawal, WithdrawalAction};
 
 use crate::common::feed::FeedLog;
 use crate::common::ok;
@@ -27,6 +32,11 @@ pub(crate) struct Publisher {
     pub(crate) authority_key: u8,
     pub(crate) gseq: u64,
     pub(crate) grant: u64,
+    pub(crate) lease_ms: i64,
+    /// A grant from another time, in place of the present one.
+    pub(crate) replayed: Option<Vec<u8>>,
+    /// The number of a suspension that goes out in place of the grant.
+    pub(crate) suspension: Option<u64>,
 }
 
 impl Publisher {
@@ -42,6 +52,9 @@ impl Publisher {
             authority_key: AUTHORITY,
             gseq: 0,
             grant: 1,
+            lease_ms: 30 * world::DAY_MS,
+            replayed: None,
+            suspension: None,
         };
         publisher.publish();
         publisher
@@ -76,16 +89,27 @@ impl Publisher {
         self.publish();
     }
 
-    /// A new grant of the same feeds.
-    pub(crate) fn grant_bytes(&self) -> Vec<u8> {
+    /// A grant of the same feeds, made now.
+    pub(crate) fn grant_bytes(&self, now_ms: UnixMs) -> Vec<u8> {
         let feeds: Vec<_> = self.feeds.iter().map(|f| (f.place.feed.as_str(), f.place.epoch)).collect();
-        framed(Kind::Grant, &ok(codec::encode(&world::grant(self.grant, &feeds))), &[self.authority_key])
+        let mut grant = world::grant(self.grant, &feeds);
+        (grant.issued_ms, grant.lease_until_ms) = (now_ms, now_ms.saturating_add(self.lease_ms));
+        framed(Kind::Grant, &ok(codec::encode(&grant)), &[self.authority_key])
+    }
+
+    fn suspension_bytes(&self, number: u64) -> Vec<u8> {
+        let action = WithdrawalAction::Suspend;
+        let word = Withdrawal { device: world::device(), number, action, issued_ms: world::T0 };
+        framed(Kind::Withdrawal, &ok(codec::encode(&word)), &[self.authority_key])
     }
 
     /// The honest answer.
     pub(crate) fn answer(&mut self, request: &Request, now_ms: UnixMs) -> Result<Vec<u8>, Failure> {
         let found = match request {
-            Request::Grant => Some(self.grant_bytes()),
+            Request::Grant if self.replayed.is_some() => self.replayed.clone(),
+            Request::Grant => {
+                Some(self.suspension.map_or_else(|| self.grant_bytes(now_ms), |n| self.suspension_bytes(n)))
+            }
             Request::Beat(_) => {
                 let beat = world::beat(self.gseq, &self.current, now_ms);
                 let bytes = framed(Kind::Beat, &ok(codec::encode(&beat)), &[self.beat_key]);
@@ -98,9 +122,49 @@ impl Publisher {
             Request::Delta { feed, epoch, from, to } => self.feed(feed.as_str(), *epoch)?.delta(*from, *to),
             Request::Manifest { feed, epoch, seq } => self.feed(feed.as_str(), *epoch)?.manifest(*seq),
             Request::Chunk { feed, epoch, seq, index } => self.feed(feed.as_str(), *epoch)?.chunk(*seq, *index),
+            Request::CatchUp(body) => Some(self.catch_up(&ok(CatchUp::from_bytes(body)), now_ms)),
             Request::Enrol(_) | Request::Audit(_) | Request::Report(_) => return Err(Failure::Refused),
         };
         found.ok_or(Failure::NotFound)
+    }
+
+    /// Everything that a device at this position would ask for, as far as the first objects.
+    fn catch_up(&mut self, ask: &CatchUp, now_ms: UnixMs) -> Vec<u8> {
+        let mut out = catch_up::begin();
+        let after = ask.root_version + 1;
+        for (version, root) in self.roots.range(after..).take(limits::CATCH_UP_ROOTS) {
+            ok(catch_up::push(&mut out, &Part::Named(&Request::Root(*version)), root));
+        }
+        if (ask.grant || self.suspension.is_some())
+            && let Ok(grant) = self.answer(&Request::Grant, now_ms)
+        {
+            ok(catch_up::push(&mut out, &Part::Grant, &grant));
+        }
+        if let Ok(beat) = self.answer(&Request::Beat(cpis_protocol::text::Text::lossy(world::SCOPE)), now_ms) {
+            ok(catch_up::push(&mut out, &Part::Beat, &beat));
+        }
+        let held = ask.head.and_then(|hash| self.heads.get(&hash)).cloned();
+        if ask.cells && ask.head != Some(sha256(&self.current)) {
+            ok(catch_up::push(&mut out, &Part::Head, &self.current));
+            ok(catch_up::push(&mut out, &Part::Reference, &ok(world::reference().encode())));
+            let read = |bytes: &[u8]| ok(sign::peek_unverified::<Head>(bytes, Kind::Head, limits::HEAD_BYTES_MAX));
+            let (held, head) = (held.map(|bytes| read(&bytes)), read(&self.current));
+            for state in &head.feeds {
+                let request = match ok(replica::road(held.as_ref().and_then(|held| held.feed(&state.feed)), state)) {
+                    Road::Unchanged => continue,
+                    Road::Delta { from, to } => {
+                        let to = to.min(from + limits::DELTA_CELLS_MAX);
+                        Request::Delta { feed: state.feed, epoch: state.epoch, from, to }
+                    }
+                    Road::Snapshot => Request::Manifest { feed: state.feed, epoch: state.epoch, seq: state.seq },
+                };
+                if let Ok(body) = self.answer(&request, now_ms) {
+                    ok(catch_up::push(&mut out, &Part::Named(&request), &body));
+                }
+            }
+        }
+        catch_up::end(&mut out);
+        out
     }
 
     fn feed(&self, feed: &str, epoch: u64) -> Result<&FeedLog, Failure> {

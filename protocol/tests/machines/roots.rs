@@ -2,6 +2,7 @@
 //! They must not help the machine: what it is given is what a server with these roots would give.
 
 use cpis_protocol::Refusal;
+use cpis_protocol::message::Failure;
 use cpis_protocol::sync::pull::Outcome;
 use cpis_protocol::trust::{Role, Root};
 
@@ -147,4 +148,107 @@ fn sequences_far_ahead_go_with_their_keys() {
     assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
     assert_eq!(device.head.as_ref().map(|head| head.gseq), Some(11));
     assert_equal(&device, &publisher, 16);
+}
+
+/// A thief with the device authority key suspends with a number that no honest grant will reach. That holds over a
+/// restart, and over a root that goes on naming the key; a root that withdraws the key ends it in the same exchange.
+#[test]
+fn a_suspension_far_ahead_goes_with_its_key() {
+    for restarted in [false, true] {
+        let (mut publisher, mut device) = synced(17);
+        let attempt = |device: &mut Device, publisher: &mut Publisher| {
+            device.tick_ms += 3_700_000;
+            device.attempt(publisher, &mut Weather::fair())
+        };
+        publisher.suspension = Some(u64::MAX);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::Failed(Failure::Suspended));
+        (publisher.suspension, publisher.grant) = (None, 2);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::Refused(Refusal::Rollback));
+        let word = device.suspended.clone();
+        if restarted {
+            device.restart(word.clone());
+        }
+        let mut same = root(2, 2, &[1, 2, 3], [0x71, BEAT, AUTHORITY]);
+        same.issued_ms = T0;
+        publisher.install(&same, &[1, 2], [0x71, BEAT, AUTHORITY]);
+        // The grant is refused before the next root is asked for: only a grant by an unknown key, or a beat, leads to it.
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::Refused(Refusal::Rollback));
+        let mut other = root(3, 2, &[1, 2, 3], [0x71, BEAT, 0x73]);
+        other.issued_ms = T0;
+        publisher.install(&other, &[1, 2], [0x71, BEAT, 0x73]);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::UpToDate, "restarted: {restarted}");
+        assert!(device.suspended.is_none() && device.trust.root().version == 3);
+        // Over a restart too the stored word says nothing any more.
+        device.restart(word);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::UpToDate);
+        // And the thief's key suspends nothing more.
+        (publisher.suspension, publisher.authority_key) = (Some(u64::MAX), AUTHORITY);
+        assert_eq!(attempt(&mut device, &mut publisher), Outcome::Refused(Refusal::UnknownKey));
+    }
+}
+
+/// An honest suspension stands while the root names its key: no grant made before it counts.
+#[test]
+fn a_suspension_by_a_key_that_stands_is_not_undone_by_an_older_grant() {
+    let (mut publisher, mut device) = synced(18);
+    (publisher.suspension, publisher.grant) = (Some(4), 3);
+    device.tick_ms += 3_700_000;
+    assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::Failed(Failure::Suspended));
+    publisher.suspension = None;
+    device.restart(device.suspended.clone());
+    for (number, outcome) in
+        [(3, Outcome::Refused(Refusal::Rollback)), (4, Outcome::Refused(Refusal::Rollback)), (5, Outcome::UpToDate)]
+    {
+        publisher.grant = number;
+        device.tick_ms += 3_700_000;
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), outcome, "grant {number}");
+    }
+}
+
+/// A grant that is over when it comes, or was over when it was made, does not take the place of one that is good; the
+/// beat behind it is not asked for, and the next honest grant is taken.
+#[test]
+fn a_grant_whose_lease_is_over_is_not_taken() {
+    for (knows_time, back_ms, lease_ms) in [(true, 2 * DAY_MS, DAY_MS), (true, 0, 0), (false, 0, 0), (false, 0, -1)] {
+        let (mut publisher, mut device) = synced(19);
+        let good = device.grant.lease_until_ms;
+        device.tick_ms += (3 * DAY_MS).cast_unsigned();
+        device.knows_time = knows_time;
+        (publisher.grant, publisher.lease_ms) = (2, lease_ms);
+        publisher.replayed = Some(publisher.grant_bytes(T0 + device.tick_ms.cast_signed() - back_ms));
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::Refused(Refusal::Expired));
+        assert_eq!((device.grant.number, device.grant.lease_until_ms), (1, good));
+        (publisher.replayed, publisher.lease_ms) = (None, 30 * DAY_MS);
+        device.tick_ms += 1_000;
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
+        assert_eq!(device.grant.number, 2);
+    }
+}
+
+/// A stolen key moves time forward by a grant no further than to the end of its role.
+#[test]
+fn a_grant_made_beyond_the_end_of_its_role_is_not_taken() {
+    for knows_time in [true, false] {
+        let (mut publisher, mut device) = synced(20);
+        let seeds = [PUBLISHER, BEAT, AUTHORITY];
+        let mut next = root(2, 2, &[1, 2, 3], seeds);
+        next.issued_ms = T0;
+        next.roles.iter_mut().for_each(|keys| {
+            keys.expires_ms = T0 + if keys.role == Role::DeviceAuthority { 20 } else { 60 } * DAY_MS;
+        });
+        publisher.install(&next, &[1, 2], seeds);
+        device.tick_ms += 3_700_000;
+        assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
+        device.knows_time = knows_time;
+        for (issued_ms, outcome) in [
+            (T0 + 300 * DAY_MS, Outcome::Refused(Refusal::Expired)),
+            (T0 + 20 * DAY_MS, Outcome::Refused(Refusal::Expired)),
+            (T0 + 20 * DAY_MS - 1, Outcome::UpToDate),
+        ] {
+            publisher.replayed = Some(publisher.grant_bytes(issued_ms));
+            device.tick_ms += 3_700_000;
+            assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), outcome, "{knows_time} {issued_ms}");
+            assert_eq!(device.grant.issued_ms == issued_ms, outcome == Outcome::UpToDate);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod make_audit;
+mod make_catch_up;
 mod make_cells;
 mod make_enrol;
 mod make_names;
@@ -45,6 +46,8 @@ fn files() -> Vec<File> {
         make_audit::audit(),
         make_audit::receipt(),
         make_audit::bundle(),
+        make_catch_up::question(),
+        make_catch_up::reply(),
     ]
 }
 

@@ -1,6 +1,7 @@
 //! The cases of frames, roots, beats, heads and grants.
 //! It must not decide an expectation by running the code under test: each is written by hand.
 
+use cpis_protocol::grant::Grant;
 use cpis_protocol::head::{Beat, FeedState, Head};
 use cpis_protocol::policy::Policy;
 use cpis_protocol::seal::MemoryHard;
@@ -313,11 +314,32 @@ pub(crate) fn head() -> File {
     file
 }
 
+/// R222: when a grant may be taken in.
+fn grant_times(file: &mut File, grant: &Grant, sign: impl Fn(&Grant) -> Vec<u8>) {
+    let until = grant.lease_until_ms;
+    let mut timed = |name: &str, now: i64, expect: &str, note: &str| {
+        file.moved(name, "grant/valid", expect, note).with("now", &num(now));
+    };
+    timed("last-of-the-lease", until - 1, "ok", "the last millisecond of its lease");
+    timed("lease-over", until, "expired", "from that millisecond on");
+    let end = world::root(1).expires_ms;
+    let mut made = |name: &str, issued_ms: i64, lease_until_ms: i64, expect: &str, note: &str| {
+        let grant = Grant { issued_ms, lease_until_ms, ..grant.clone() };
+        file.replaced(name, "grant/valid", &sign(&grant), expect, note);
+    };
+    made("role-ends", T0, end + DAY_MS, "ok", "a lease beyond the end of the role; no time is known");
+    made("lease-of-nothing", T0, T0, "expired", "over when it was made; no time is known");
+    made("made-before-the-end", end - 1, end + DAY_MS, "ok", "made in the last millisecond of the role");
+    made("made-beyond-the-end", end, end + DAY_MS, "expired", "made at the end of the role: a stolen key");
+    file.moved("role-last", "grant/role-ends", "ok", "the last millisecond of the role").with("now", &num(end - 1));
+    file.moved("role-over", "grant/role-ends", "expired", "from that millisecond on").with("now", &num(end));
+}
+
 pub(crate) fn grant() -> File {
-    let mut file = File::new("grant", "Grants (R70 to R76).");
+    let mut file = File::new("grant", "Grants (R70 to R76, R222).");
     let grant = world::grant(3, &[("E09000033", 42)]);
     let payload = ok(codec::encode(&grant));
-    let sign = |grant: &cpis_protocol::grant::Grant| framed(Kind::Grant, &ok(codec::encode(grant)), &[AUTHORITY]);
+    let sign = |grant: &Grant| framed(Kind::Grant, &ok(codec::encode(grant)), &[AUTHORITY]);
     file.case("valid", "one feed key, sealed to the vault; the runner opens it")
         .with("object", "grant")
         .with("trusted", "root/valid")
@@ -342,10 +364,11 @@ pub(crate) fn grant() -> File {
     let older = world::grant(2, &[("E09000033", 42)]);
     file.replaced("rollback", "grant/valid", &sign(&older), "rollback", "a lower number than the last")
         .with("last", "grant/valid");
+    grant_times(&mut file, &grant, sign);
     file.moved("below-floor", "grant/valid", "below-floor", "a cheap passphrase outside a synthetic deployment")
         .with("trusted", "root/real");
     let mut policy = |name: &str, policy: Policy, expect: &str, note: &str| {
-        let grant = cpis_protocol::grant::Grant { policy, ..grant.clone() };
+        let grant = Grant { policy, ..grant.clone() };
         file.replaced(name, "grant/valid", &sign(&grant), expect, note);
     };
     policy("bands-out-of-order", Policy { fresh_s: u32::MAX, ..grant.policy }, "malformed", "fresh after ageing");
@@ -359,10 +382,10 @@ pub(crate) fn grant() -> File {
     policy("greedy", Policy { passphrase_cost: greedy, ..grant.policy }, "too-large", "four tebibytes to unlock");
     file.moved("other-vault", "grant/valid", "does-not-open", "the keys are sealed to another vault")
         .with("vault", &"55".repeat(32));
-    let elsewhere = cpis_protocol::grant::Grant { scope: Text::lossy("custody"), ..grant.clone() };
+    let elsewhere = Grant { scope: Text::lossy("custody"), ..grant.clone() };
     let note = "sealed keys of one scope in a grant of another";
     file.replaced("other-scope", "grant/valid", &sign(&elsewhere), "does-not-open", note);
-    let cut = cpis_protocol::grant::Grant { sealed_keys: grant.sealed_keys[..31].to_vec(), ..grant };
+    let cut = Grant { sealed_keys: grant.sealed_keys[..31].to_vec(), ..grant };
     file.replaced("sealed-cut", "grant/valid", &sign(&cut), "truncated", "less than an encapsulated key");
     file
 }

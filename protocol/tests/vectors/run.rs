@@ -19,11 +19,13 @@ use crate::text::Library;
 use crate::{run_more, run_names};
 
 /// Every object that a case may name.
-pub(crate) const OBJECTS: [&str; 27] = [
+pub(crate) const OBJECTS: [&str; 29] = [
     "audit-batch",
     "audit-link",
     "beat",
     "bundle",
+    "catch-up",
+    "caught-up",
     "cell",
     "cells",
     "chunk",
@@ -124,6 +126,8 @@ pub(crate) fn run(library: &Library, name: &str, object: &str, bytes: &[u8]) -> 
         "event" => run_more::event(&c, bytes),
         "receipt" => run_more::receipt(&c, bytes),
         "bundle" => run_more::bundle(&c, bytes),
+        "catch-up" => run_more::catch_up(bytes),
+        "caught-up" => run_more::caught_up(&c, bytes),
         _ => panic!("{name}: unknown object {object}"),
     }
 }
@@ -180,6 +184,7 @@ fn grant(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
     let (trust, device): (_, DeviceId) = (c.trust(), ok(c.need("device").parse()));
     let last = c.earlier("last").map(|bytes| ok(Grant::verify(&bytes, &device, &trust, None)));
     let grant = Grant::verify(bytes, &device, &trust, last.as_deref())?;
+    grant.check_new(&trust, c.now())?;
     let keys = grant.open_keys(&OpeningKey::from_seed(c.array("vault")))?;
     let holds: Vec<&str> = c.need("holds").split(' ').collect();
     let number = |at: usize| holds[at].parse::<u64>().unwrap_or_else(|e| panic!("{e}"));

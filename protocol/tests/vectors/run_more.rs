@@ -4,13 +4,14 @@
 use cpis_protocol::Refusal;
 use cpis_protocol::audit::{self, Batch, Link, Receipt, Tip};
 use cpis_protocol::bundle::Index;
+use cpis_protocol::catch_up::{CatchUp, CaughtUp};
 use cpis_protocol::cell::{Cell, FeedKey, LookupPrf as _, Place};
 use cpis_protocol::flag::{RECORD_BYTES, Record};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::head::Beat;
 use cpis_protocol::id::{DeviceId, ScopeId, UnixMs};
 use cpis_protocol::limits;
-use cpis_protocol::message::Request;
+use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::nhs::{Date, NhsNumber};
 use cpis_protocol::query::{LookupParameters, Path, Query, Token};
 use cpis_protocol::replica;
@@ -157,6 +158,21 @@ pub(crate) fn bundle(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
+pub(crate) fn catch_up(bytes: &[u8]) -> Result<(), Refusal> {
+    let ask = CatchUp::from_bytes(bytes)?;
+    assert_eq!(ask.to_bytes().as_deref(), Ok(bytes));
+    Ok(())
+}
+
+pub(crate) fn caught_up(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
+    let reply = CaughtUp::read(bytes)?;
+    let paths: Vec<String> = reply.objects.iter().map(|(request, _)| request.path()).collect();
+    assert_eq!(paths.join(" "), c.get("paths").unwrap_or_default());
+    assert_eq!(reply.is_whole.to_string(), c.need("whole"));
+    assert_eq!(reply.begun.map(|(request, _)| request.path()).as_deref(), c.get("begun"));
+    Ok(())
+}
+
 /// The machine that takes beats agrees with the function.
 pub(crate) fn beat_by_pull(
     bytes: &[u8],
@@ -176,7 +192,7 @@ pub(crate) fn beat_by_pull(
         head: None,
         damaged: Default::default(),
         with_grant: false,
-        withdrawn: 0,
+        withdrawn: None,
     });
     let now = Now { tick_ms: 0, time_ms: now };
     machine.step(pull::Input::Wake, now);
@@ -197,25 +213,35 @@ pub(crate) fn beat_by_pull(
     }
 }
 
-/// What the pull machine does with the bytes as the reply to its question for a grant.
+/// What the pull machine does with the bytes in a grant's place, by itself and in a combined reply.
 pub(crate) fn withdrawal_by_pull(bytes: &[u8], trust: &Trust, last: u64) -> Option<WithdrawalAction> {
-    let grant = world::grant(last, &[("E09000033", 42)]);
-    let grant = framed(Kind::Grant, &ok(cpis_protocol::codec::encode(&grant)), &[AUTHORITY]);
-    let grant = ok(Grant::verify(&grant, &world::device(), trust, None));
-    let mut machine = pull::Pull::new(pull::Start {
-        trust: trust.clone(),
-        grant,
-        beat: None,
-        head: None,
-        damaged: std::collections::BTreeSet::new(),
-        with_grant: true,
-        withdrawn: 0,
-    });
-    let now = Now { tick_ms: 0, time_ms: None };
-    let pull::Effect::Fetch(_) = machine.step(pull::Input::Wake, now) else { return None };
-    match machine.step(pull::Input::Fetched(vec![Ok(bytes.to_vec())]), now) {
-        pull::Effect::Erase => Some(WithdrawalAction::Erase),
-        pull::Effect::Suspend { .. } => Some(WithdrawalAction::Suspend),
-        _ => None,
-    }
+    let decide = |reply: Result<CaughtUp, Failure>| {
+        let grant = world::grant(last, &[("E09000033", 42)]);
+        let grant = framed(Kind::Grant, &ok(cpis_protocol::codec::encode(&grant)), &[AUTHORITY]);
+        let grant = ok(Grant::verify(&grant, &world::device(), trust, None));
+        let mut machine = pull::Pull::new(pull::Start {
+            trust: trust.clone(),
+            grant,
+            beat: None,
+            head: None,
+            damaged: std::collections::BTreeSet::new(),
+            with_grant: true,
+            withdrawn: None,
+        });
+        let now = Now { tick_ms: 0, time_ms: None };
+        assert!(matches!(machine.step(pull::Input::Wake, now), pull::Effect::CatchUp(_)));
+        let mut effect = machine.step(pull::Input::CaughtUp(reply), now);
+        if matches!(&effect, pull::Effect::Fetch(requests) if requests[..] == [Request::Grant]) {
+            effect = machine.step(pull::Input::Fetched(vec![Ok(bytes.to_vec())]), now);
+        }
+        match effect {
+            pull::Effect::Erase => Some(WithdrawalAction::Erase),
+            pull::Effect::Suspend(_) => Some(WithdrawalAction::Suspend),
+            _ => None,
+        }
+    };
+    let combined = CaughtUp { grant: Some(bytes.to_vec()), is_whole: true, ..CaughtUp::default() };
+    let by_itself = decide(Err(Failure::NotFound));
+    assert_eq!(decide(Ok(combined)), by_itself, "whatever it came with");
+    by_itself
 }

@@ -18,7 +18,8 @@ pub(crate) enum AlertCommand {
   cpis-server alert list
   cpis-server alert list --all --json
 
-Kinds: fork, bad-signature, unreadable, second-chain (a chain that is not what one honest device sends); break-glass,
+Kinds: crowded (more people share a name and a date of birth than a device finds by name: COUNT people are found by NHS
+number only); fork, bad-signature, unreadable, second-chain (a chain that is not what one honest device sends); break-glass,
 unrecorded, slot-closed, rate-limited; enumeration-rate, enumeration-misses, enumeration-dates, enumeration-sequence
 (somebody who asks to find out who is in the register; thresholds are alert_* in server.toml).
 EVENT is the position in the device's audit chain: audit list --show-persons shows what was asked.
@@ -61,7 +62,8 @@ fn acknowledge(context: &Context<'_>, id: i64, by: &str) -> anyhow::Result<()> {
 
 fn value(row: &AlertRow) -> Value {
     json!({
-        "alert": row.id, "kind": row.kind.code(), "device": row.device.to_string(), "practitioner": row.practitioner,
+        "alert": row.id, "kind": row.kind.code(), "device": row.device.map(|device| device.to_string()),
+        "practitioner": row.practitioner,
         "at": iso(row.at_ms), "event": row.seq, "count": row.count,
         "acknowledged_by": row.acknowledged.as_ref().map(|(by, _)| by),
         "acknowledged": row.acknowledged.as_ref().map(|(_, at_ms)| iso(*at_ms)),
@@ -80,7 +82,7 @@ fn list(context: &Context<'_>, all: bool) -> anyhow::Result<()> {
             row.id.to_string(),
             row.kind.code().to_owned(),
             iso(row.at_ms),
-            row.device.to_string(),
+            row.device.map_or_else(String::new, |device| device.to_string()),
             row.practitioner.to_string(),
             row.seq.to_string(),
             row.count.to_string(),

@@ -152,6 +152,11 @@ fn key(error: &KeyError) -> Hint {
         KeyError::Exists(_) => (Some("give another directory or file"), FAILED),
         KeyError::Missing(_) | KeyError::Damaged(_) => (Some("restore the key file from a backup"), CONFIG),
         KeyError::Exposed(_) => (None, CONFIG),
+        KeyError::NoPassphrase(_) => {
+            let hint = "make one with a passphrase (cpis-server root new-key), and draft the root with it in place of this one; \
+                        without one a key signs roots of synthetic deployments only";
+            (Some(hint), FAILED)
+        }
         KeyError::NotInRoot(_) => (Some("install a root that names the present keys: cpis-server root draft"), CONFIG),
         KeyError::NoNext(_) => (Some("cpis-server key next ROLE makes one"), FAILED),
         KeyError::NextNotInRoot(_) => (Some("cpis-server root draft, root sign, root install first"), FAILED),

@@ -191,8 +191,8 @@ fn report(context: &Context<'_>, applied: &Applied, published: Option<&Published
         );
         if published.crowded > 0 {
             text += &format!(
-                "\nATTENTION: {} names are shared by more people of one birth date than a device shows; those beyond are \
-                 found by NHS number, and the device says that there may be more.",
+                "\nATTENTION: {} people share name and date of birth with more others than a device finds by name: they are \
+                 found by NHS number only, and the device says that there may be more. This is in alert list.",
                 published.crowded
             );
         }

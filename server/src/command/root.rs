@@ -29,7 +29,7 @@ pub(crate) struct Passphrase {
     /// Read the passphrase of root keys from the first line of this file instead of asking
     #[arg(long, value_name = "FILE", conflicts_with = "no_passphrase")]
     passphrase_file: Option<PathBuf>,
-    /// Make root keys without a passphrase: for demonstrations only, whoever reads the file has the key
+    /// Make root keys without a passphrase: for demonstrations, they sign roots of synthetic deployments only
     #[arg(long)]
     no_passphrase: bool,
 }
@@ -282,7 +282,9 @@ fn sign(context: &Context<'_>, signing: &Signing, passphrase: &Passphrase) -> an
     if !signing.yes {
         confirm(&root)?;
     }
-    let signer = root_key::open(&signing.key, ask)?;
+    // Nothing that is said of the draft but its own word: a root of the other kind cannot be installed.
+    let signer =
+        if root.synthetic { root_key::open(&signing.key, ask)? } else { root_key::open_protected(&signing.key, ask)? };
     let public = signer.public_key();
     let of_before = before.as_ref().is_some_and(|before| before.root().root_keys.contains(&public));
     if !root.root_keys.contains(&public) && !of_before {

@@ -31,6 +31,9 @@ pub enum KeyError {
     /// The passphrase does not open it.
     #[error("the passphrase does not open {0}")]
     WrongPassphrase(String),
+    /// It lies open, where a passphrase is wanted.
+    #[error("{0} has no passphrase: whoever reads the file is a root officer")]
+    NoPassphrase(String),
     /// The key derivation could not be done.
     #[error("the passphrase could not be hardened: not enough memory")]
     Derivation,

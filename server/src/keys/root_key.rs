@@ -59,11 +59,31 @@ pub fn create(path: &Path, passphrase: Option<&str>) -> Result<PublicKey, KeyErr
 /// # Errors
 /// [`KeyError`].
 pub fn open(path: &Path, ask: impl FnOnce() -> Result<Zeroizing<String>, KeyError>) -> Result<Signer, KeyError> {
+    unseal(path, ask, true)
+}
+
+/// The same, for a root that real people hang on: a file without a passphrase is refused.
+///
+/// # Errors
+/// [`KeyError::NoPassphrase`], and the others.
+pub fn open_protected(
+    path: &Path,
+    ask: impl FnOnce() -> Result<Zeroizing<String>, KeyError>,
+) -> Result<Signer, KeyError> {
+    unseal(path, ask, false)
+}
+
+fn unseal(
+    path: &Path,
+    ask: impl FnOnce() -> Result<Zeroizing<String>, KeyError>,
+    bare_will_do: bool,
+) -> Result<Signer, KeyError> {
     let shown = path.display().to_string();
     let bytes = file::read_private(path, FILE_BYTES_MAX as u64 + 1)?;
     let body = bytes.strip_prefix(MAGIC).ok_or_else(|| KeyError::Damaged(shown.clone()))?;
     let stored: RootKeyFile = codec::decode(body, FILE_BYTES_MAX).map_err(|_| KeyError::Damaged(shown.clone()))?;
     let key = match stored.protection {
+        Protection::None if !bare_will_do => return Err(KeyError::NoPassphrase(shown)),
         Protection::None => Key::from_bytes([0; 32]),
         Protection::Passphrase { cost, salt } => {
             cost.check(true).map_err(|_| KeyError::Damaged(shown.clone()))?;
@@ -98,5 +118,7 @@ mod tests {
         let public = create(&bare, None).unwrap();
         let never = || -> Result<_, KeyError> { Err(KeyError::Derivation) };
         assert_eq!(open(&bare, never).unwrap().public_key(), public);
+        assert!(matches!(open_protected(&bare, never), Err(KeyError::NoPassphrase(_))));
+        assert!(open_protected(&path, || say("correct horse")).is_ok());
     }
 }

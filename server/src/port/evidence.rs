@@ -44,6 +44,8 @@ pub enum AlertKind {
     Unreadable,
     /// A chain was begun beside another of the same device.
     SecondChain,
+    /// More people share their details than a device finds by name: those beyond are found by NHS number only.
+    Crowded,
     /// Somebody broke the glass.
     BreakGlass,
     /// Answers were given while nothing could be recorded.
@@ -64,11 +66,12 @@ pub enum AlertKind {
 
 impl AlertKind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Fork,
         Self::BadSignature,
         Self::Unreadable,
         Self::SecondChain,
+        Self::Crowded,
         Self::BreakGlass,
         Self::Unrecorded,
         Self::SlotClosed,
@@ -87,6 +90,7 @@ impl AlertKind {
             Self::BadSignature => "bad-signature",
             Self::Unreadable => "unreadable",
             Self::SecondChain => "second-chain",
+            Self::Crowded => "crowded",
             Self::BreakGlass => "break-glass",
             Self::Unrecorded => "unrecorded",
             Self::SlotClosed => "slot-closed",
@@ -104,15 +108,15 @@ impl AlertKind {
 pub struct NewAlert {
     /// What it is about.
     pub kind: AlertKind,
-    /// The device.
-    pub device: DeviceId,
+    /// The device; none where publishing raised it.
+    pub device: Option<DeviceId>,
     /// Who; empty where nobody is.
     pub practitioner: PractitionerId,
     /// When it happened, by the device; of what never became an event, when it came.
     pub at_ms: UnixMs,
     /// The position of the event in its chain; zero where there is none.
     pub seq: u64,
-    /// How many: look-ups, answers, dates of birth.
+    /// How many: look-ups, answers, dates of birth, people without a place.
     pub count: u64,
     /// Alerts of one key are one alert.
     pub once: Hash,
@@ -127,8 +131,8 @@ pub struct AlertRow {
     pub id: i64,
     /// What it is about.
     pub kind: AlertKind,
-    /// The device.
-    pub device: DeviceId,
+    /// The device; none where publishing raised it.
+    pub device: Option<DeviceId>,
     /// Who; empty where nobody is.
     pub practitioner: PractitionerId,
     /// When it happened.

@@ -4,7 +4,7 @@
 use cpis_protocol::digest::sha256;
 use cpis_protocol::enrol::{EnrolReply, EnrolRequest, Invitation};
 use cpis_protocol::id::{DeviceId, ScopeId, SiteId, UnixMs};
-use cpis_protocol::sign::Verified;
+use cpis_protocol::sign::{PublicKey, Verified};
 use cpis_protocol::trust::Root;
 use cpis_protocol::{FORMAT, Refusal, codec, limits};
 use subtle::ConstantTimeEq as _;
@@ -62,6 +62,12 @@ pub fn invite<S: Store>(
     Ok(invitation)
 }
 
+/// A certificate and the authority that issued it.
+struct Certified {
+    issued: certificate::Issued,
+    by: PublicKey,
+}
+
 /// What became of an attempt; a refusal is a result here, so that the attempt it used up is kept.
 type Attempt = Result<Vec<u8>, ServiceError>;
 
@@ -85,25 +91,53 @@ impl<S: Store> Service<S> {
             }
         }
         let Some(mut invitation) = found else { return Ok(Err(ServiceError::Refused("code"))) };
-        // The same device may ask again with the same code: its reply may have been lost on the way.
-        let free = invitation.used_by.is_none_or(|used_by| used_by == device);
-        if !free || invitation.attempts_left == 0 {
+        let before = tx.device(device)?;
+        // R224: The same device may ask again with the same code, since its reply may have been lost on the way; no more
+        // once it has come with its certificate. It guesses nothing, so that uses nothing up.
+        let again = invitation.used_by == Some(device);
+        let has_come = before.as_ref().is_some_and(|before| before.reported.is_some());
+        if (again && has_come) || (!again && (invitation.used_by.is_some() || invitation.attempts_left == 0)) {
             return Ok(Err(ServiceError::Refused("code")));
         }
-        invitation.attempts_left -= 1;
+        if !again {
+            invitation.attempts_left -= 1;
+        } else if let Some(before) = &before {
+            // It may have been moved meanwhile: an old code does not move it back.
+            (invitation.site, invitation.scope) = (before.site, before.scope);
+        }
         let known = tx.badges(invitation.site)?.iter().any(|badge| badge.practitioner == request.practitioner);
         if !known {
             tx.update_invitation(&invitation)?;
             return Ok(Err(ServiceError::Refused("practitioner")));
         }
-        let before = tx.device(device)?;
         if before.as_ref().is_some_and(|before| before.state != DeviceState::Active) {
             tx.update_invitation(&invitation)?;
             return Ok(Err(ServiceError::Revoked));
         }
         invitation.used_by = Some(device);
         tx.update_invitation(&invitation)?;
-        self.admit_device(tx, request, &invitation, before.as_ref(), now_ms).map(Ok)
+        let issued = self.certify(request, before.as_ref().filter(|_| again), now_ms)?;
+        self.admit_device(tx, request, &invitation, before.as_ref(), issued, now_ms).map(Ok)
+    }
+
+    /// A certificate; for who asks again the one that it did not get, where that can still be issued.
+    fn certify(
+        &self,
+        request: &EnrolRequest,
+        earlier: Option<&DeviceRow>,
+        now_ms: UnixMs,
+    ) -> Result<Certified, ServiceError> {
+        let days = i64::from(self.config.certificate_days);
+        let signer = self.keys.authority.signer();
+        let (key, by) = (&request.device_key, signer.public_key());
+        if let Some(row) = earlier.filter(|row| row.certificate_by == Some(by)) {
+            let at_ms = row.enrolled_at_ms;
+            let same = certificate::device_again(&signer, &self.deployment, key, at_ms, days, &row.serial)?;
+            if same.until_ms == row.certificate_until_ms {
+                return Ok(Certified { issued: same, by });
+            }
+        }
+        Ok(Certified { issued: certificate::device(&signer, &self.deployment, key, now_ms, days)?, by })
     }
 
     fn admit_device<T: Tx>(
@@ -112,12 +146,9 @@ impl<S: Store> Service<S> {
         request: &EnrolRequest,
         invitation: &InvitationRow,
         before: Option<&DeviceRow>,
+        Certified { issued, by }: Certified,
         now_ms: UnixMs,
     ) -> Result<Vec<u8>, ServiceError> {
-        let days = i64::from(self.config.certificate_days);
-        let signer = self.keys.authority.signer();
-        let authority = signer.public_key();
-        let issued = certificate::device(&signer, &self.deployment, &request.device_key, now_ms, days)?;
         let mut device = DeviceRow {
             device: DeviceId::of(&request.device_key),
             device_key: request.device_key,
@@ -128,7 +159,7 @@ impl<S: Store> Service<S> {
             state: DeviceState::Active,
             serial: issued.serial,
             certificate_until_ms: issued.until_ms,
-            certificate_by: Some(authority),
+            certificate_by: Some(by),
             enrolled_at_ms: before.map_or(now_ms, |before| before.enrolled_at_ms),
             last_seen_ms: Some(now_ms),
             last_gseq: before.map_or(0, |before| before.last_gseq),

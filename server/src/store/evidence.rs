@@ -18,7 +18,7 @@ const CAUSES: [(ErasureCause, &str); 3] = [
     (ErasureCause::Withdrawn, "withdrawn"),
 ];
 
-type RawAlert = (i64, String, Vec<u8>, String, i64, i64, i64, Option<String>, Option<i64>);
+type RawAlert = (i64, String, Option<Vec<u8>>, String, i64, i64, i64, Option<String>, Option<i64>);
 
 fn alert_row((id, kind, device, practitioner, at_ms, seq, count, by, when): RawAlert) -> Result<AlertRow, StoreError> {
     let kind =
@@ -26,7 +26,7 @@ fn alert_row((id, kind, device, practitioner, at_ms, seq, count, by, when): RawA
     Ok(AlertRow {
         id,
         kind,
-        device: DeviceId(array(device)?),
+        device: device.map(|device| array(device).map(DeviceId)).transpose()?,
         practitioner: name(&practitioner)?,
         at_ms,
         seq: unsigned(seq),
@@ -199,7 +199,7 @@ impl Evidence for SqliteTx<'_> {
         )?;
         statement.execute((
             alert.kind.code(),
-            alert.device.0,
+            alert.device.map(|device| device.0),
             alert.practitioner.as_str(),
             alert.at_ms,
             signed(alert.seq),

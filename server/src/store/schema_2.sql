@@ -110,7 +110,7 @@ CREATE TABLE erasure_proof (
 CREATE TABLE alert (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   kind TEXT NOT NULL,
-  device BLOB NOT NULL,
+  device BLOB, -- none where publishing raised it
   practitioner TEXT NOT NULL,
   at_ms INTEGER NOT NULL,
   seq INTEGER NOT NULL,

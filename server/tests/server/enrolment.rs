@@ -1,6 +1,6 @@
 //! A code enrols one device, once, in time; everything else is refused.
 
-use cpis_protocol::message::Request;
+use cpis_protocol::message::{DeviceReport, Request};
 use cpis_protocol::trust::Trust;
 use cpis_protocol::withdrawal::{Withdrawal, WithdrawalAction};
 use cpis_server::port::{DeviceRow, DeviceState, Fleet as _, Store as _, StoreError};
@@ -50,6 +50,59 @@ fn codes_that_do_not_enrol() {
     assert!(device.enrol(&rig, invitation.code).is_ok());
     assert_eq!(refused(&Device::new(2).enrol(&rig, invitation.code)), "code", "used by another");
     assert!(device.enrol(&rig, invitation.code).is_ok(), "the same device again: its reply was lost");
+}
+
+/// R224: the reply was lost, and the device asks again: the same certificate, and the code is not used up by it.
+#[test]
+fn a_repeated_request_gets_the_same_certificate_and_uses_nothing_up() {
+    let rig = Rig::new();
+    let invitation = rig.invite(24);
+    let device = Device::new(1);
+    let first = device.enrol(&rig, invitation.code).unwrap();
+    rig.clock.advance(3_600_000);
+    for _ in 0..20 {
+        let again = device.enrol(&rig, invitation.code).unwrap();
+        assert_eq!(again.certificate, first.certificate, "byte for byte");
+        assert_ne!(again.grant, first.grant, "the grant is of now");
+    }
+    let row = || rig.store().read::<_, StoreError>(|tx| Ok(tx.device(device.id())?.unwrap())).unwrap();
+    assert_eq!(row().enrolled_at_ms, NOW);
+    // One that was moved meanwhile is not moved back.
+    let change = |row: DeviceRow| {
+        rig.store().write(|tx| -> Result<(), StoreError> { tx.put_device(&row) }).unwrap();
+    };
+    change(DeviceRow { scope: text("only-a"), ..row() });
+    device.enrol(&rig, invitation.code).unwrap();
+    assert_eq!(row().scope, text("only-a"));
+    // Another device does not get in by it, nor does the same one after the invitation's end or once it is revoked.
+    assert_eq!(refused(&Device::new(2).enrol(&rig, invitation.code)), "code");
+    // With another invitation it is certified anew.
+    let other = device.enrol(&rig, rig.invite(1).code).unwrap();
+    assert_ne!(other.certificate, first.certificate);
+    change(DeviceRow { state: DeviceState::Revoked, ..row() });
+    assert_eq!(refused(&device.enrol(&rig, invitation.code)), "revoked");
+    change(DeviceRow { state: DeviceState::Active, ..row() });
+    rig.clock.advance(24 * 3_600_000);
+    assert_eq!(refused(&device.enrol(&rig, invitation.code)), "code", "expired");
+}
+
+/// What has come with its certificate has had its reply: its code is dead.
+#[test]
+fn a_device_that_has_come_does_not_enrol_again_by_its_code() {
+    let rig = Rig::new();
+    let invitation = rig.invite(24);
+    let device = Device::new(1);
+    device.enrol(&rig, invitation.code).unwrap();
+    let report = DeviceReport {
+        version: text("0.1.0"),
+        secret: text("file"),
+        root_version: 1,
+        certificate_until_ms: NOW + 90 * 86_400_000,
+        break_glass: 0,
+        unrecorded: 0,
+    };
+    device.ask(&rig, Request::Report(cpis_protocol::codec::encode(&report).unwrap())).unwrap();
+    assert_eq!(refused(&device.enrol(&rig, invitation.code)), "code");
 }
 
 #[test]

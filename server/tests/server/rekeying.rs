@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cpis_protocol::cell::{Cell, LookupPrf as _, Place};
+use cpis_protocol::cell::{Cell, LookupPrf as _, Place, SHARED_TOKEN_MAX};
 use cpis_protocol::grant::FeedKeys;
 use cpis_protocol::head::{Beat, Head};
 use cpis_protocol::id::ScopeId;
 use cpis_protocol::message::Request;
+use cpis_protocol::nhs::Date;
 use cpis_protocol::query::Query;
+use cpis_protocol::question::{self, Asked};
 use cpis_protocol::replica;
 use cpis_protocol::tree::Manifest;
 use cpis_server::clock::Clock as _;
-use cpis_server::port::{CellLog, DeviceRow, Feeds as _, Fleet as _, Store as _, StoreError};
-use cpis_server::register::Change;
+use cpis_server::port::{AlertKind, CellLog, DeviceRow, Evidence as _, Feeds as _, Fleet as _, Store as _, StoreError};
+use cpis_server::register::{Change, PersonRow, PlanRow};
 use cpis_server::rekey::{self, Rekey};
 use proptest::prelude::*;
 
@@ -200,4 +202,60 @@ fn loss_rotates_what_the_device_held_and_the_calendar_does_the_rest() {
     assert_eq!((row(&rig, 0).key_id, row(&rig, 0).oldest_key_id), (3, 3));
     rig.clock.advance(29 * DAY);
     assert_eq!(due(&rig), Rekey { rotate: feeds(&[1, 2]), ..Rekey::default() }, "monthly, from each key's own day");
+}
+
+/// A person of this surname whose plan ended on a day, if it did.
+fn khan(n: u64, surname: &str, end: Option<Date>) -> Change {
+    let plans = vec![PlanRow { end, ..plan(authority(0)) }];
+    let (surname, given, postcode) = (surname.into(), "Mohammed".into(), String::new());
+    Change::Put(PersonRow { number: number(n), birth: birth(0), surname, given, postcode, restricted: false, plans })
+}
+
+/// The last three digits of whom a device finds by that name.
+fn by_name(rig: &Rig, device: &Device) -> BTreeSet<u16> {
+    let keys = device.grant(rig).open_keys(&device.vault).unwrap();
+    let head = head(rig, device);
+    let cells = live(rig, device, &head);
+    let asked = Asked { surname: "Khan", given: "Mohammed", birth: birth(0), postcode: None };
+    let token = question::questions(&asked).unwrap()[0].1.token(&head.lookup).unwrap();
+    let state = head.feed(&authority(0)).unwrap();
+    let place = Place { feed: state.feed, epoch: state.epoch };
+    let mut found = BTreeSet::new();
+    for key in keys.of(state.feed, state.epoch) {
+        let secret = key.evaluate(&place, &token).unwrap();
+        for index in 0..SHARED_TOKEN_MAX {
+            for cell in &cells[state.feed.as_str()] {
+                if let Some(slot) = cell.locators().iter().position(|l| *l == secret.locator(index)) {
+                    found.insert(cell.open(&place, &secret, index, slot).unwrap().last_three);
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn whoever_waits_for_a_place_gets_it_at_a_re_seal_that_carries_others_over_no_more() {
+    let rig = Rig::new();
+    let device = rig.device(1);
+    let ended = Date::new(2026, 1, 10).ok();
+    // The first in the register is the last who comes to that name.
+    rig.apply(vec![khan(0, "Ahmed", None)]);
+    rig.apply((1..9).map(|n| khan(n, "Khan", ended)).collect());
+    assert_eq!(rig.publish().crowded, 0);
+    rig.apply(vec![khan(0, "Khan", None)]);
+    assert_eq!(rig.publish().crowded, 1);
+    let three = |n| u16::try_from(number(n).as_u64() % 1000).unwrap();
+    assert_eq!(by_name(&rig, &device), (1..9).map(three).collect());
+    let alerts = || rig.store().read::<_, StoreError>(|tx| tx.alerts(true)).unwrap();
+    let alert = alerts().remove(0);
+    assert_eq!((alert.kind, alert.device, alert.count, alerts().len()), (AlertKind::Crowded, None, 1, 1));
+    // Sealed again at the same register: the same alert.
+    rekey(&rig, &[], &[0]);
+    assert_eq!((by_name(&rig, &device), alerts().len()), ((1..9).map(three).collect(), 1));
+    // The eight may not be shown any more, and nothing was published since.
+    rig.clock.advance(60 * DAY);
+    rekey(&rig, &[], &[0]);
+    assert_eq!(by_name(&rig, &device), BTreeSet::from([three(0)]));
+    assert_eq!((row(&rig, 0).count, alerts().len()), (1, 1));
 }

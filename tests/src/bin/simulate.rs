@@ -29,13 +29,14 @@ Simulates the agent's driver and the server's service over a network, disks, clo
 invariants after every step. A seed that fails is printed with the command that replays it.
 
 usage: cargo sim [--seeds N] [--from SEED] [--threads N]
-       cargo sim --seed SEED [--trace]
+       cargo sim --seed SEED [--trace] [--logs]
 
   --seeds N    how many seeds (default 1000)
   --from SEED  the first of them (default 0)
   --threads N  how many at once (default: as many as there are processors)
   --seed SEED  one seed
   --trace      with everything that happens in it
+  --logs       with what agent and server log, on standard error
 ";
 
     struct Wish {
@@ -44,11 +45,12 @@ usage: cargo sim [--seeds N] [--from SEED] [--threads N]
         threads: usize,
         single: bool,
         trace: bool,
+        logs: bool,
     }
 
     fn read() -> Result<Option<Wish>, String> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut wish = Wish { from: 0, seeds: 1000, threads, single: false, trace: false };
+        let mut wish = Wish { from: 0, seeds: 1000, threads, single: false, trace: false, logs: false };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let mut number = || {
@@ -61,6 +63,7 @@ usage: cargo sim [--seeds N] [--from SEED] [--threads N]
                 "--threads" => wish.threads = usize::try_from(number()?).unwrap_or(1).max(1),
                 "--seed" => (wish.from, wish.seeds, wish.single) = (number()?, 1, true),
                 "--trace" => wish.trace = true,
+                "--logs" => wish.logs = true,
                 "-h" | "--help" => return Ok(None),
                 other => return Err(format!("unknown argument {other}")),
             }
@@ -84,6 +87,9 @@ usage: cargo sim [--seeds N] [--from SEED] [--threads N]
     }
 
     fn single(wish: &Wish) -> ExitCode {
+        if wish.logs {
+            tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).init();
+        }
         let run = match simulation::run(wish.from, wish.trace) {
             Ok(run) => run,
             Err(error) => return failed(wish.from, &format!("{error:#}")),

@@ -160,23 +160,27 @@ fn word(answer: &Answer) -> String {
     }
 }
 
-/// The plans of a child that a copy must show; `None` where the device's time and the true time disagree about one.
+/// The plans that a copy must show of a child: all that there are, if one of them is in a feed of the copy. `None` where
+/// it is not sure: the device's time and the true time disagree about one, or one that is over is not taken out yet.
 fn expected(world: &World, agent: &Agent, child: usize, copy: &CopyStatement) -> anyhow::Result<Option<Vec<Plan>>> {
     let head = world.server.head(&copy.head)?.context("an answer from a head that was never published")?;
     ensure!(head.gseq == copy.gseq, "an answer names another sequence than its head");
     let device_ms = agent.now().time_ms.context("an answer without a time")?;
     let truth = world.server.truth();
     let plans = truth.at(head.gseq).and_then(|plans| plans.get(&child)).cloned().unwrap_or_default();
-    let plans = plans.into_iter().filter(|plan| head.feed(&plan.feed).is_some());
-    let (mut shown, true_ms) = (Vec::new(), world.time.now_ms());
+    let (mut shown, mut covered, true_ms) = (Vec::new(), false, world.time.now_ms());
+    let several = plans.len() > 1;
     for plan in plans {
         match (plan.is_visible(device_ms), plan.is_visible(true_ms)) {
-            (true, true) => shown.push(plan),
-            (false, false) => {}
+            (true, true) => {
+                covered |= head.feed(&plan.feed).is_some();
+                shown.push(plan);
+            }
+            (false, false) if !several => {}
             _ => return Ok(None),
         }
     }
-    Ok(Some(shown))
+    Ok(Some(if covered { shown } else { Vec::new() }))
 }
 
 fn judge(world: &World, device: &Device, agent: &Agent, child: usize, reply: &Reply) -> anyhow::Result<()> {
@@ -227,6 +231,7 @@ fn judge_refusal(world: &World, device: &Device, agent: &Agent, reason: CannotAn
         | CannotAnswer::NumberOutsideRange
         | CannotAnswer::RateLimited
         | CannotAnswer::InvalidName
+        | CannotAnswer::Crowded
         | CannotAnswer::KeyMissing => false,
     };
     ensure!(has, "cannot answer: {}, and there is no reason to", reason.code());

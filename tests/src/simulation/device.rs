@@ -162,6 +162,7 @@ impl Device {
                 Ok(agent) => {
                     let agent = Arc::new(agent);
                     *lock(&self.agent) = Some(Arc::clone(&agent));
+                    self.watch().started();
                     world.say(&self.name, "starts");
                     self.examine(world, "starts");
                     return Some(agent);
@@ -197,14 +198,13 @@ impl Device {
             () = world.healing() => None,
             () = sleep(Duration::from_millis(until_ms)) => None,
         };
-        drop(stop);
         tasks.abort_all();
         while let Some(ended) = tasks.join_next().await {
             if ended.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
                 world.broken(format!("{}: {}", self.name, super::panicked(Some(ended))));
             }
         }
-        drop(transport);
+        drop((transport, stop));
         if cut.is_none() {
             agent.close();
             self.examine(world, "stops");

@@ -4,9 +4,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cpis_protocol::audit::Receipt;
+use cpis_protocol::catch_up::{self, CaughtUp, Part};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::head::{Beat, Head};
-use cpis_protocol::id::{DeviceId, UnixMs};
+use cpis_protocol::id::{DeviceId, ScopeId, UnixMs};
 use cpis_protocol::limits;
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sign::{self, Kind, Signer};
@@ -126,6 +127,35 @@ impl Liar {
         )
     }
 
+    /// A combined reply with one part forged.
+    fn recombined(
+        &self,
+        dice: &mut Dice,
+        device: DeviceId,
+        honest: &[u8],
+        now_ms: UnixMs,
+        keys: &ServerKeys,
+    ) -> Option<Vec<u8>> {
+        let reply = CaughtUp::read(honest).ok()?;
+        let single = [
+            (Part::Receipt, Request::Audit(Vec::new()), reply.receipt),
+            (Part::Grant, Request::Grant, reply.grant),
+            (Part::Beat, Request::Beat(ScopeId::EMPTY), reply.beat),
+        ];
+        let single = single.into_iter().filter_map(|(part, request, body)| Some((part, request, body?)));
+        let objects = reply.objects.iter().map(|(request, body)| (Part::Named(request), request.clone(), body.clone()));
+        let mut parts: Vec<_> = single.chain(objects).collect();
+        let place = dice.place(parts.len());
+        let (_, request, body) = parts.get_mut(place)?;
+        *body = self.forged(dice, request, device, body, now_ms, keys)?;
+        let mut out = catch_up::begin();
+        for (part, _, body) in &parts {
+            catch_up::push(&mut out, part, body).ok()?;
+        }
+        catch_up::end(&mut out);
+        Some(out)
+    }
+
     fn signed<T: Serialize>(&self, by: Option<Arc<Signer>>, kind: Kind, payload: &T) -> Option<Vec<u8>> {
         by.as_deref().unwrap_or(&self.forger).sign(kind, payload).ok()
     }
@@ -143,6 +173,7 @@ impl Liar {
         let own = dice.chance(500);
         let by = |role| if own { None } else { Some(keys.of(other(role)).signer()) };
         match request {
+            Request::CatchUp(_) => self.recombined(dice, device, honest, now_ms, keys),
             Request::Beat(_) => {
                 let beat: Beat = sign::peek_unverified(honest, Kind::Beat, limits::BEAT_BYTES_MAX).ok()?;
                 let forged = Beat { gseq: beat.gseq + 1000, issued_ms: now_ms + 86_400_000, ..beat };

@@ -41,7 +41,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use cpis_protocol::digest::Hash;
 use tokio::sync::Notify;
-use tokio::sync::watch::{Sender, channel};
 use tokio::task::{JoinError, JoinSet};
 
 use self::device::Device;
@@ -70,7 +69,7 @@ pub struct World {
     directory: String,
     faulty: AtomicBool,
     down: AtomicBool,
-    healed: Sender<bool>,
+    healed: Notify,
     broken: Mutex<Option<String>>,
     bell: Notify,
     stray: Mutex<JoinSet<()>>,
@@ -118,9 +117,12 @@ impl World {
 
     /// Waits for the end of the faults; for ever where it has come.
     async fn healing(&self) {
-        if !self.is_faulty() || self.healed.subscribe().wait_for(|healed| *healed).await.is_err() {
+        // Not a watch channel: that one wakes its receivers in an order of its own.
+        let healed = self.healed.notified();
+        if !self.is_faulty() {
             std::future::pending::<()>().await;
         }
+        healed.await;
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
@@ -217,7 +219,7 @@ async fn play(seed: u64, whole: bool, directory: PathBuf) -> anyhow::Result<Run>
         directory: directory.display().to_string(),
         faulty: AtomicBool::new(true),
         down: AtomicBool::new(false),
-        healed: channel(false).0,
+        healed: Notify::new(),
         broken: Mutex::default(),
         bell: Notify::new(),
         stray: Mutex::default(),
@@ -296,7 +298,7 @@ fn heal(world: &World, devices: &[Arc<Device>]) {
     if let Err(error) = operator::resume(world, devices) {
         world.broken(format!("{error:#}"));
     }
-    let _ = world.healed.send(true);
+    world.healed.notify_waiters();
 }
 
 /// Everybody catches up in time, or something is broken.

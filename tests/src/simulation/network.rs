@@ -218,6 +218,10 @@ impl SimulatedTransport {
                 self.device.watch().was_tampered_with();
                 Request::Audit(turned(body, &mut dice))
             }
+            Request::CatchUp(body) => {
+                self.device.watch().was_tampered_with();
+                Request::CatchUp(turned(body, &mut dice))
+            }
             Request::Report(body) => Request::Report(turned(body, &mut dice)),
             other => other.clone(),
         }

@@ -37,6 +37,8 @@ pub struct Watch {
     grant: u64,
     gseq: BTreeMap<ScopeId, RegisterSeq>,
     proved: bool,
+    /// Of which scope the copy is.
+    scope: Option<ScopeId>,
     /// Its storage was damaged, so that the copy may be gone.
     pub spoilt: bool,
     checked: Option<(Hash, Vec<u64>)>,
@@ -52,6 +54,11 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// The agent starts again: what it learnt of the time and could not store it does not know any more.
+    pub const fn started(&mut self) {
+        (self.time_ms, self.within) = (None, false);
+    }
+
     /// A liar gave the device a signed time that was this old.
     pub fn was_replayed(&mut self, age_ms: i64) {
         self.replayed_ms = self.replayed_ms.max(age_ms);
@@ -135,11 +142,21 @@ impl Watch {
     fn copy(&mut self, world: &World, agent: &Agent, new_root: bool) -> anyhow::Result<()> {
         let view = agent.replica().view();
         let whole = view.is_proved() && view.head.is_some() && view.beat.is_some();
-        let excused = self.spoilt || new_root || agent.erasure().is_some();
-        ensure!(whole || !self.proved || excused, "the copy was good and cannot answer any more");
+        // A grant that moves the device to another scope leaves it without a copy until the next sync.
+        let moved = self.scope.is_some_and(|scope| scope != agent.grant().scope);
+        let excused = self.spoilt || new_root || moved || agent.erasure().is_some();
+        ensure!(
+            whole || !self.proved || excused,
+            "the copy was good and cannot answer any more: head {}, beat {}, unreadable {}, damaged {:?}",
+            view.head.is_some(),
+            view.beat.is_some(),
+            view.unreadable,
+            view.damaged
+        );
         // What a new root withdrew, or the disk lost, comes back with the next sync.
         self.proved = whole;
         let (Some(head), true) = (&view.head, whole) else { return Ok(()) };
+        self.scope = Some(head.scope);
         let before = self.gseq.entry(head.scope).or_default();
         ensure!(head.gseq >= *before, "the copy went back from {before} to {}", head.gseq);
         *before = head.gseq;

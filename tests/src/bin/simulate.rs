@@ -28,12 +28,13 @@ mod seeded {
 Simulates the agent's driver and the server's service over a network, disks, clocks and power that fail, and checks the
 invariants after every step. A seed that fails is printed with the command that replays it.
 
-usage: cargo sim [--seeds N] [--from SEED] [--threads N]
+usage: cargo sim [--seeds N] [--from SEED] [--threads N] [--first]
        cargo sim --seed SEED [--trace] [--logs]
 
   --seeds N    how many seeds (default 1000)
   --from SEED  the first of them (default 0)
   --threads N  how many at once (default: as many as there are processors)
+  --first      stops after the first seed that fails
   --seed SEED  one seed
   --trace      with everything that happens in it
   --logs       with what agent and server log, on standard error
@@ -46,11 +47,12 @@ usage: cargo sim [--seeds N] [--from SEED] [--threads N]
         single: bool,
         trace: bool,
         logs: bool,
+        first: bool,
     }
 
     fn read() -> Result<Option<Wish>, String> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut wish = Wish { from: 0, seeds: 1000, threads, single: false, trace: false, logs: false };
+        let mut wish = Wish { from: 0, seeds: 1000, threads, single: false, trace: false, logs: false, first: false };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let mut number = || {
@@ -64,6 +66,7 @@ usage: cargo sim [--seeds N] [--from SEED] [--threads N]
                 "--seed" => (wish.from, wish.seeds, wish.single) = (number()?, 1, true),
                 "--trace" => wish.trace = true,
                 "--logs" => wish.logs = true,
+                "--first" => wish.first = true,
                 "-h" | "--help" => return Ok(None),
                 other => return Err(format!("unknown argument {other}")),
             }
@@ -121,6 +124,9 @@ usage: cargo sim [--seeds N] [--from SEED] [--threads N]
                     Ok(run) => {
                         if let Some(broken) = &run.broken {
                             failed(seed, broken);
+                            if wish.first {
+                                next.store(end, Ordering::Relaxed);
+                            }
                         }
                         runs.push(Run { trace: Vec::new(), ..run });
                     }

@@ -73,6 +73,10 @@ pub async fn work(world: Arc<World>, device: Arc<Device>, agent: Arc<Agent>) {
         if !unlock(&world, &device, &agent, &mut dice) {
             continue;
         }
+        if dice.chance(80) {
+            let broken = agent.break_glass("a simulated reason", true);
+            world.say(&device.name, format!("breaks the glass: {}", broken.map_or_else(|e| e.code(), |_| "yes")));
+        }
         for _ in 0..dice.between(1, 3) {
             let child = dice.place(CHILDREN);
             if let Err(error) = ask(&world, &device, &agent, child, dice.chance(500)) {

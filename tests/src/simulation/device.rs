@@ -27,7 +27,7 @@ use super::power::{Cut, Power};
 use super::store::MemoryStore;
 use super::time::DeviceClock;
 use super::watch::Watch;
-use super::{World, crew, enrolment};
+use super::{World, courier, crew, enrolment};
 
 const MINUTE_MS: u64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
@@ -150,6 +150,12 @@ impl Device {
         }
     }
 
+    /// A file beside the agent's directory.
+    #[must_use]
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.directory.with_extension(name)
+    }
+
     fn open(&self) -> Result<Agent, OpenError> {
         let config = Config { device_secret: Choice::File, journal_mib: 2, ..Config::default() };
         Agent::open_in(&self.directory, &config, Arc::new(OnMachine(Arc::clone(&self.machine))))
@@ -187,6 +193,7 @@ impl Device {
         tasks.spawn(driver::pull(Arc::clone(&agent), Arc::clone(&transport), shutdown.clone()));
         tasks.spawn(driver::push(Arc::clone(&agent), Arc::clone(&transport), shutdown));
         tasks.spawn(crew::work(Arc::clone(world), Arc::clone(self), Arc::clone(&agent)));
+        tasks.spawn(courier::carry(Arc::clone(world), Arc::clone(self), Arc::clone(&agent)));
         tasks.spawn(crew::timers(Arc::clone(world), Arc::clone(self), Arc::clone(&agent)));
         let cut = tokio::select! {
             biased;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `dice.rs`, `trace.rs`, `time.rs` | chance, what happened, true time and devices' clocks |
 //! | `power.rs`, `files.rs`, `store.rs` | a device's disk: what a cut or a failed step leaves |
-//! | `network.rs`, `liar.rs`, `misfortune.rs` | the way to the server, who lies on it, and when |
+//! | `network.rs`, `liar.rs`, `misfortune.rs`, `courier.rs` | the way to the server, who lies on it, and when; bundles |
 //! | `server.rs`, `register.rs`, `operator.rs` | the real service, the truth about the register, who changes it |
 //! | `enrolment.rs`, `device.rs`, `crew.rs` | the real agent from start to start, and the people who ask it |
 //! | `watch.rs`, `settled.rs` | the invariants after every step, and what must be so in the end |
@@ -13,6 +13,7 @@
 //! One thread runs everything in simulated time: blocking work of the agent is done where it is asked for, timers are the
 //! runtime's paused clock, and random bytes come from the seed.
 
+mod courier;
 pub mod crew;
 pub mod device;
 pub mod dice;
@@ -73,6 +74,8 @@ pub struct World {
     broken: Mutex<Option<String>>,
     bell: Notify,
     stray: Mutex<JoinSet<()>>,
+    /// Bundles that somebody may put in.
+    drawer: Mutex<Vec<Vec<u8>>>,
 }
 
 impl std::fmt::Debug for World {
@@ -223,6 +226,7 @@ async fn play(seed: u64, whole: bool, directory: PathBuf) -> anyhow::Result<Run>
         broken: Mutex::default(),
         bell: Notify::new(),
         stray: Mutex::default(),
+        drawer: Mutex::default(),
     });
     let devices = enrol(&world, &mut dice, &directory)?;
     let mut tasks = JoinSet::new();
@@ -332,6 +336,10 @@ async fn settle(world: &World, tasks: &mut JoinSet<()>, devices: &[Arc<Device>])
 }
 
 fn audited(world: &World, devices: &[Arc<Device>]) -> u64 {
+    // What other processes did is taken up, such as a new audit key.
+    if let Err(error) = world.server.tick() {
+        world.broken(format!("the server's clockwork: {error:#}"));
+    }
     let mut events = 0;
     for device in devices {
         let checked = device.agent().context("it does not run").and_then(|agent| settled::audit(world, device, &agent));

@@ -180,7 +180,7 @@ impl SimulatedTransport {
         let served_ms = self.world.time.now_ms();
         let reply = self.at_the_server(sent);
         if fate.lost_down || fate.up_ms + fate.down_ms > READ_MS {
-            sleep(Duration::from_millis(READ_MS)).await;
+            sleep(Duration::from_millis(READ_MS.saturating_sub(fate.up_ms))).await;
             return Err(Failure::Offline);
         }
         sleep(Duration::from_millis(fate.down_ms)).await;

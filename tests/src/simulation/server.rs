@@ -266,6 +266,16 @@ impl Server {
         Ok(trust.root().version)
     }
 
+    /// The bundle of a scope as it is now.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn bundle(&self, scope: ScopeId) -> anyhow::Result<Vec<u8>> {
+        let service = self.service();
+        let (store, keys) = (service.store(), service.keys());
+        Ok(cpis_server::export::bundle(&**store, keys, service.config(), scope, self.time.now_ms())?)
+    }
+
     /// A device's row.
     ///
     /// # Errors

@@ -100,7 +100,13 @@ pub(super) fn audit(world: &World, device: &Device, agent: &Agent) -> anyhow::Re
         let once = !incident.starts_with('d') || found == 1;
         ensure!(once, "{incident} was answered once, and the server knows of {found}");
     }
-    ensure!(unrecorded >= told.unrecorded, "{} answers were counted, and {unrecorded} told", told.unrecorded);
+    let (_, counted) = agent.exception_counts();
+    ensure!(
+        u64::from(counted) >= told.unrecorded,
+        "{} answers were not recorded, and {counted} counted",
+        told.unrecorded
+    );
+    ensure!(unrecorded == u64::from(counted), "{counted} answers were counted, and {unrecorded} told");
     for suspicion in world.server.suspicions()?.iter().filter(|suspicion| suspicion.device == device.id) {
         let made_up = suspicion.why != Suspicion::Fork && watch.tampered;
         ensure!(made_up, "the server set something aside: {}", suspicion.why.code());

@@ -19,7 +19,8 @@ use super::device::Device;
 /// What a signed time may be older than the question for it: a beat is signed once a minute.
 const HONEST_MS: i64 = 61_000;
 /// What a device's time may be ahead of the true time: signed time counts from the question, and the answer may take as
-/// long as the client waits. On that side a copy looks older than it is.
+/// long as the client waits; before a question for a grant the device reports, which may take as long again. On that
+/// side a copy looks older than it is.
 const AHEAD_MS: i64 = 122_000;
 /// What a lease may be short of its end when it is taken for over.
 const LEASE_MS: i64 = 182_000;
@@ -35,7 +36,8 @@ pub struct Watch {
     replayed_ms: i64,
     root: u32,
     grant: u64,
-    gseq: BTreeMap<ScopeId, RegisterSeq>,
+    /// For each scope the sequence of the copy, and the signed time that it is as at.
+    newest: BTreeMap<ScopeId, (RegisterSeq, UnixMs)>,
     proved: bool,
     /// Of which scope the copy is.
     scope: Option<ScopeId>,
@@ -157,9 +159,11 @@ impl Watch {
         self.proved = whole;
         let (Some(head), true) = (&view.head, whole) else { return Ok(()) };
         self.scope = Some(head.scope);
-        let before = self.gseq.entry(head.scope).or_default();
-        ensure!(head.gseq >= *before, "the copy went back from {before} to {}", head.gseq);
-        *before = head.gseq;
+        let as_at_ms = view.beat.as_ref().map_or(0, |beat| beat.issued_ms);
+        let (gseq, before_ms) = self.newest.entry(head.scope).or_default();
+        ensure!(head.gseq >= *gseq, "the copy went back from {gseq} to {}", head.gseq);
+        ensure!(as_at_ms >= *before_ms || new_root, "what the copy is as at went back");
+        (*gseq, *before_ms) = (head.gseq, as_at_ms);
         let generations: Vec<Generation> = view.feeds.values().map(cpis_agent::replica::FeedCopy::generation).collect();
         let state = Some((head.hash(), generations));
         if self.checked == state {

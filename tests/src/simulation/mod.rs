@@ -8,7 +8,7 @@
 //! | `network.rs`, `liar.rs`, `misfortune.rs`, `courier.rs` | the way to the server, who lies on it, and when; bundles |
 //! | `server.rs`, `register.rs`, `operator.rs` | the real service, the truth about the register, who changes it |
 //! | `enrolment.rs`, `device.rs`, `crew.rs` | the real agent from start to start, and the people who ask it |
-//! | `watch.rs`, `settled.rs` | the invariants after every step, and what must be so in the end |
+//! | `watch.rs`, `presence.rs`, `settled.rs` | the invariants after every step, who is found after every flip, and what must be so in the end |
 //!
 //! One thread runs everything in simulated time: blocking work of the agent is done where it is asked for, timers are the
 //! runtime's paused clock, and random bytes come from the seed.
@@ -24,6 +24,7 @@ mod misfortune;
 pub mod network;
 mod operator;
 pub mod power;
+pub mod presence;
 pub mod register;
 pub mod server;
 mod settled;
@@ -48,6 +49,7 @@ use self::device::Device;
 use self::dice::Dice;
 use self::liar::Liar;
 use self::network::Weather;
+use self::presence::Tokens;
 use self::server::{SCOPES, Server};
 use self::time::TrueTime;
 use self::trace::Trace;
@@ -76,6 +78,7 @@ pub struct World {
     stray: Mutex<JoinSet<()>>,
     /// Bundles that somebody may put in.
     drawer: Mutex<Vec<Vec<u8>>>,
+    tokens: Tokens,
 }
 
 impl std::fmt::Debug for World {
@@ -213,6 +216,7 @@ async fn play(seed: u64, whole: bool, directory: PathBuf) -> anyhow::Result<Run>
     let mut dice = Dice::of(seed, "world");
     let time = TrueTime::begin();
     let server = Server::set_up(&directory.join("server"), time, &mut dice).context("set the server up")?;
+    let tokens = Tokens::compute(&server)?;
     let world = Arc::new(World {
         seed,
         time,
@@ -227,6 +231,7 @@ async fn play(seed: u64, whole: bool, directory: PathBuf) -> anyhow::Result<Run>
         bell: Notify::new(),
         stray: Mutex::default(),
         drawer: Mutex::default(),
+        tokens,
     });
     let devices = enrol(&world, &mut dice, &directory)?;
     let mut tasks = JoinSet::new();

@@ -13,8 +13,8 @@ use cpis_protocol::id::{RegisterSeq, ScopeId, UnixMs};
 use cpis_protocol::replica;
 use cpis_server::port::{Inbox as _, Store as _, StoreError};
 
-use super::World;
 use super::device::Device;
+use super::{World, presence};
 
 /// What a signed time may be older than the question for it: a beat is signed once a minute.
 const HONEST_MS: i64 = 61_000;
@@ -44,6 +44,8 @@ pub struct Watch {
     /// Its storage was damaged, so that the copy may be gone.
     pub spoilt: bool,
     checked: Option<(Hash, Vec<u64>)>,
+    /// Other copies so far.
+    flips: usize,
     /// The chain as it was told to be on stable storage.
     pub chain: BTreeMap<u64, Hash>,
     acknowledged: u64,
@@ -183,7 +185,8 @@ impl Watch {
             ensure!(found == (state.count, state.state_root), "feed {} is not the live set of its head", state.feed);
         }
         self.checked = state;
-        Ok(())
+        self.flips += 1;
+        presence::check(world, &view, &published, self.flips)
     }
 
     /// Invariants 3 and 4: what is on stable storage stays, and goes only on a receipt for what the server has stored.

@@ -143,17 +143,7 @@ pub async fn enrol(
     let body = request.sign(attempt.signer()).map_err(EnrolError::Refused)?;
     // Enrolment is the first word of the server itself: without it a device that lives on bundles knows no time.
     let asked = clock.reading();
-    let reply = match transport.send(Request::Enrol(body)).await {
-        Ok(reply) => reply,
-        Err(failure) => {
-            // Only a refusal says that the device is not known under this key: anything else may be a lost reply.
-            if matches!(failure, Failure::Unauthorised | Failure::Refused | Failure::Revoked | Failure::Suspended) {
-                drop(attempt);
-                Attempt::discard(directory)?;
-            }
-            return Err(EnrolError::Failed(failure));
-        }
-    };
+    let (attempt, reply) = ask(&transport, body, attempt, directory).await?;
     let (trust, reply) = follow_roots(trust, &reply).map_err(EnrolError::Refused)?;
     let device = DeviceId::of(&attempt.signer().public_key());
     let grant = Grant::verify(&reply.grant, &device, &trust, None).map_err(EnrolError::Refused)?;
@@ -184,6 +174,25 @@ pub async fn enrol(
     })
     .await?;
     Ok(device)
+}
+
+/// Sends the request. Only a refusal says that the device is not known by this key, and gives the attempt up: anything else
+/// may be a reply that was lost.
+async fn ask(
+    transport: &HttpTransport,
+    body: Vec<u8>,
+    attempt: Attempt,
+    directory: &Path,
+) -> Result<(Attempt, Vec<u8>), EnrolError> {
+    let failure = match transport.send(Request::Enrol(body)).await {
+        Ok(reply) => return Ok((attempt, reply)),
+        Err(failure) => failure,
+    };
+    if matches!(failure, Failure::Unauthorised | Failure::Refused | Failure::Revoked | Failure::Suspended) {
+        drop(attempt);
+        Attempt::discard(directory)?;
+    }
+    Err(EnrolError::Failed(failure))
 }
 
 async fn off_the_async_threads<R: Send + 'static>(

@@ -276,7 +276,7 @@ fn find(
         .flatten()
         .ok_or(CannotAnswer::VaultLocked)?;
     let mut found = found?;
-    // R221: before anything is left out. A record that may not be shown any more keeps its place until it is removed.
+    // R225: before anything is left out. A record that may not be shown any more keeps its place until it is removed.
     let crowded = by_name::is_crowded(&found);
     for (_, one) in &mut found {
         keep_visible(&mut one.record, now_ms);

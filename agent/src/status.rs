@@ -86,7 +86,7 @@ pub struct OutboxStatus {
 pub struct SecretStatus {
     /// `tpm`, `credential` or `file`.
     pub provider: String,
-    /// Since when, by the server's signed time.
+    /// Since when, by this device's clock when it asked to be enrolled.
     pub since_ms: Option<i64>,
 }
 

@@ -15,7 +15,6 @@ use cpis_agent::agent::KEYSLOT;
 use cpis_tests::process::{output, run};
 use cpis_tests::scene::text;
 use cpis_tests::site::{AgentSite, Place, Site, SiteRules};
-use serde_json::Value;
 
 #[derive(Default)]
 struct Carrier {

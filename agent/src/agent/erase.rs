@@ -144,17 +144,10 @@ impl Agent {
             announced,
             receipted,
         };
-        let erased = self.keys.keyslot().destroy(|contents| {
+        let erased = self.keys.keyslot().erase(&note, |contents| {
             // A grant may have come meanwhile: its lease is not the one that ran out.
             let renewed = signed.as_ref().is_some_and(|signed| contents.grant != signed.bytes());
-            if cause == ErasureCause::LeaseExpired && renewed && contents.erasure.is_none() {
-                return Ok(false);
-            }
-            if contents.erasure.is_none() {
-                contents.erase_keys();
-                contents.erasure = Some(note.clone());
-            }
-            Ok(true)
+            cause != ErasureCause::LeaseExpired || !renewed
         })?;
         if !erased {
             return Ok(());

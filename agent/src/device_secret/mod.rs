@@ -381,7 +381,7 @@ impl DeviceSecret {
         self.provider
     }
 
-    /// Since when, by the server's signed time.
+    /// Since when, by this device's clock when it asked to be enrolled.
     #[must_use]
     pub const fn since_ms(&self) -> Option<i64> {
         self.since_ms

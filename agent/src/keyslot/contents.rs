@@ -293,7 +293,7 @@ impl Contents {
     }
 
     /// Lets go of every slot, the grant and all local keys. The device key stays, so that unsent audit can be sent.
-    pub fn erase_keys(&mut self) {
+    pub(super) fn erase_keys(&mut self) {
         self.slots.clear();
         self.grant.clear();
         self.previous_grant.clear();

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use cpis_protocol::audit::ErasureCause;
 use cpis_protocol::id::{FeedId, PractitionerId};
 use cpis_protocol::seal::{MemoryHard, OpeningKey};
 use cpis_protocol::sign::Signer;
@@ -193,6 +194,53 @@ fn destroy_leaves_no_copy_and_a_cut_between_is_finished() {
     assert_eq!(keyslot.contents().local_keys().count(), 0);
 }
 
+fn erasure(cause: ErasureCause) -> Erasure {
+    Erasure {
+        cause,
+        records: 40,
+        event_ms: 1,
+        anchor_ms: 1,
+        gseq: 7,
+        head: [0; 32],
+        site: feed(),
+        scope: feed(),
+        lease_until_ms: 1,
+        announced: None,
+        receipted: false,
+    }
+}
+
+/// Before any receipt: a journal that takes none must not leave the keys of the copy before in the other slot.
+#[test]
+fn erasing_leaves_no_key_in_either_copy() {
+    for updates in 1..=3 {
+        let device = Device::new();
+        let mut keyslot = device.open();
+        keyslot.add_vault_slot(new_slot("ann"), "four loose words here", &vault()).unwrap();
+        let wrapped = keyslot.contents().slot(person("ann")).unwrap().wrapped.clone();
+        let (local, grant, previous) = ([0xc3; 32], vec![0xc4; 300], vec![0xc5; 300]);
+        for _ in 0..updates {
+            let put = |c: &mut Contents| {
+                (c.grant, c.previous_grant) = (grant.clone(), previous.clone());
+                c.set_local_key(feed(), 1, Key::from_bytes(local))
+            };
+            keyslot.update(put).unwrap();
+        }
+        let secrets = [&wrapped[..], &local, &grant, &previous];
+        assert!(secrets.iter().all(|secret| device.holds(secret)));
+        assert!(!keyslot.erase(&erasure(ErasureCause::LeaseExpired), |_| false).unwrap(), "another grant has come");
+        assert!(secrets.iter().all(|secret| device.holds(secret)));
+        assert!(keyslot.erase(&erasure(ErasureCause::LeaseExpired), |c| c.grant == grant).unwrap());
+        assert!(!secrets.iter().any(|secret| device.holds(secret)), "after {updates} updates");
+        // What was noted first stays, and is the same after a restart.
+        assert!(keyslot.erase(&erasure(ErasureCause::Withdrawn), |_| false).unwrap());
+        drop(keyslot);
+        let keyslot = device.open();
+        assert_eq!(keyslot.contents().erasure, Some(erasure(ErasureCause::LeaseExpired)));
+        assert_eq!((keyslot.contents().local_keys().count(), keyslot.vault_slots().len()), (0, 0));
+    }
+}
+
 #[test]
 fn the_vault_opens_with_its_passphrase_only() {
     let device = Device::new();
@@ -229,7 +277,7 @@ fn the_vault_opens_with_its_passphrase_only() {
     assert!(keyslot.open_vault(person("ann"), "five other loose words here", later).is_ok());
     assert!(keyslot.remove_vault_slot(person("bob")).unwrap());
     assert!(!keyslot.remove_vault_slot(person("bob")).unwrap());
-    keyslot.destroy_vault().unwrap();
+    assert!(keyslot.erase(&erasure(ErasureCause::Withdrawn), |_| true).unwrap());
     assert!(keyslot.vault_slots().is_empty());
 }
 

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::contents::{VAULT_SLOTS_MAX, VaultSlot, secret};
 use super::passphrase::{Choice, PassphraseProblem, check_new};
-use super::{Contents, Keyslot, KeyslotError};
+use super::{Contents, Erasure, Keyslot, KeyslotError};
 use crate::device_secret::counted;
 use crate::device_secret::tpm::{TpmError, Uncounted};
 use crate::random::OsRandom;
@@ -176,15 +176,22 @@ impl Keyslot {
         })
     }
 
-    /// Destroys every slot, the grant and all local keys, e.g. when the lease has expired. The device key stays, so
-    /// that unsent audit can still be sent.
+    /// Destroys every slot, both grants and all local keys in both copies, and notes why in the same write: the only way
+    /// to let go of all of them. The device key stays, so that unsent audit can still be sent. What was erased before
+    /// stays as it was noted; `false`, with nothing done, where `holds` says that this is not what was to be erased.
     ///
     /// # Errors
-    /// [`KeyslotError::Io`].
-    pub fn destroy_vault(&mut self) -> Result<(), KeyslotError> {
+    /// [`KeyslotError::Io`], after which it must be called again.
+    pub fn erase(&mut self, note: &Erasure, holds: impl FnOnce(&Contents) -> bool) -> Result<bool, KeyslotError> {
+        if self.contents().erasure.is_none() && !holds(self.contents()) {
+            return Ok(false);
+        }
         self.destroy(|contents| {
-            contents.erase_keys();
-            Ok(())
+            if contents.erasure.is_none() {
+                contents.erase_keys();
+                contents.erasure = Some(note.clone());
+            }
+            Ok(true)
         })
     }
 

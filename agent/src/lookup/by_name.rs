@@ -172,7 +172,7 @@ fn search(
     }
     let Finding { copy, found, crowded } = find(agent, badge.practitioner, &tokens, agent.clock().reading())?;
     if found.is_empty() && crowded {
-        return Err(CannotAnswer::Crowded); // R221
+        return Err(CannotAnswer::Crowded); // R225
     }
     let ways = questions.iter().map(|(way, _)| *way).collect::<Vec<_>>();
     let candidates = grouped(found, &ways);

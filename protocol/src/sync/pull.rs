@@ -225,7 +225,7 @@ impl Pull {
         };
         let in_root = matches!(phase, Phase::Root(_));
         let result = match phase {
-            Phase::Grant if Withdrawal::is_claimed_by(&body) => self.withdrawal_fetched(&body),
+            Phase::Grant if Withdrawal::is_claimed_by(&body) => self.withdrawal_fetched(&body, now),
             Phase::Grant => self.grant_fetched(&body, now),
             Phase::Beat => self.beat_fetched(&body, now),
             Phase::Root(_) => self.root_fetched(&body),
@@ -264,11 +264,12 @@ impl Pull {
         Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
     }
 
-    fn withdrawal_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
+    fn withdrawal_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
         // A grant by a withdrawn key is no measure: its number may be as high as a thief likes.
         let granted = if self.grant_withdrawn { 0 } else { self.grant.number };
         let last = granted.max(self.withdrawn.as_ref().map_or(0, |word| word.number));
         let withdrawal = Withdrawal::verify(body, &self.device, &self.trust, last)?;
+        self.trust.check_role(Role::DeviceAuthority, now.time_ms)?; // R29
         self.target = None;
         if withdrawal.action == WithdrawalAction::Erase {
             return Ok(Effect::Erase);

@@ -205,6 +205,24 @@ fn a_suspension_by_a_key_that_stands_is_not_undone_by_an_older_grant() {
     }
 }
 
+/// Keys whose time is over suspend nobody, as they grant nothing.
+#[test]
+fn a_suspension_by_a_role_that_ended_is_not_taken() {
+    let (mut publisher, mut device) = synced(28);
+    let seeds = [PUBLISHER, BEAT, AUTHORITY];
+    let mut next = root(2, 2, &[1, 2, 3], seeds);
+    next.issued_ms = T0;
+    let authority = next.roles.iter_mut().find(|keys| keys.role == Role::DeviceAuthority);
+    authority.into_iter().for_each(|keys| keys.expires_ms = T0 + DAY_MS);
+    publisher.install(&next, &[1, 2], seeds);
+    device.tick_ms += 3_700_000;
+    assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::UpToDate);
+    publisher.suspension = Some(9);
+    device.tick_ms = DAY_MS.cast_unsigned();
+    assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::Refused(Refusal::Expired));
+    assert!(device.suspended.is_none());
+}
+
 /// A grant that is over when it comes, or was over when it was made, does not take the place of one that is good; the
 /// beat behind it is not asked for, and the next honest grant is taken.
 #[test]

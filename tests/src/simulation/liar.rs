@@ -1,7 +1,7 @@
 //! Whoever sits on the way and lies: replays, swaps, cuts, turns bits, forges, and says that nothing is there.
 //! It must not hold a key of the deployment that it would need for a good lie; a key of another role it may have.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cpis_protocol::audit::Receipt;
 use cpis_protocol::catch_up::{self, CaughtUp, Part};
@@ -156,8 +156,8 @@ impl Liar {
         Some(out)
     }
 
-    fn signed<T: Serialize>(&self, by: Option<Arc<Signer>>, kind: Kind, payload: &T) -> Option<Vec<u8>> {
-        by.as_deref().unwrap_or(&self.forger).sign(kind, payload).ok()
+    fn signed<T: Serialize>(&self, by: Option<&Signer>, kind: Kind, payload: &T) -> Option<Vec<u8>> {
+        by.unwrap_or(&self.forger).sign(kind, payload).ok()
     }
 
     /// Something tempting by a key that has no say in it: the liar's own, or one of the server's for another role.
@@ -177,22 +177,22 @@ impl Liar {
             Request::Beat(_) => {
                 let beat: Beat = sign::peek_unverified(honest, Kind::Beat, limits::BEAT_BYTES_MAX).ok()?;
                 let forged = Beat { gseq: beat.gseq + 1000, issued_ms: now_ms + 86_400_000, ..beat };
-                self.signed(by(Role::Beat), Kind::Beat, &forged)
+                self.signed(by(Role::Beat).as_deref(), Kind::Beat, &forged)
             }
             Request::Head(_) => {
                 let head: Head = sign::peek_unverified(honest, Kind::Head, limits::HEAD_BYTES_MAX).ok()?;
                 let forged = Head { gseq: head.gseq + 1000, feeds: Vec::new(), ..head };
-                self.signed(by(Role::Publisher), Kind::Head, &forged)
+                self.signed(by(Role::Publisher).as_deref(), Kind::Head, &forged)
             }
             Request::Grant if dice.chance(500) => {
                 let (number, action) = (1 << 40, WithdrawalAction::Erase);
                 let forged = Withdrawal { device, number, action, issued_ms: now_ms };
-                self.signed(by(Role::DeviceAuthority), Kind::Withdrawal, &forged)
+                self.signed(by(Role::DeviceAuthority).as_deref(), Kind::Withdrawal, &forged)
             }
             Request::Grant => {
                 let grant: Grant = sign::peek_unverified(honest, Kind::Grant, limits::GRANT_BYTES_MAX).ok()?;
                 let forged = Grant { number: grant.number + 1000, lease_until_ms: i64::MAX, ..grant };
-                self.signed(by(Role::DeviceAuthority), Kind::Grant, &forged)
+                self.signed(by(Role::DeviceAuthority).as_deref(), Kind::Grant, &forged)
             }
             Request::Root(_) => {
                 let root: Root = sign::peek_unverified(honest, Kind::Root, limits::ROOT_BYTES_MAX).ok()?;
@@ -203,7 +203,7 @@ impl Liar {
                 let receipt: Receipt = sign::peek_unverified(honest, Kind::Receipt, limits::RECEIPT_BYTES_MAX).ok()?;
                 let mut forged = receipt;
                 forged.through.seq += 1;
-                self.signed(by(Role::Receipt), Kind::Receipt, &forged)
+                self.signed(by(Role::Receipt).as_deref(), Kind::Receipt, &forged)
             }
             _ => {
                 let mut body = honest.to_vec();

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -235,6 +236,8 @@ async fn outbox(State(api): State<Arc<Api>>) -> Result<Response, Response> {
 }
 
 async fn doctor(State(api): State<Arc<Api>>) -> Result<Response, Response> {
+    // What is on the disk, not what was there when the agent started.
+    crate::scrub::pass(&api.agent, Duration::ZERO).await;
     Ok(Json(blocking(&api, crate::doctor::examine).await?).into_response())
 }
 

@@ -19,8 +19,9 @@ use crate::agent::Agent;
 use crate::driver;
 use crate::port::Transport;
 
-/// Each attempt learns of at least one feed that no delta leads to, and a scope has no more feeds than this.
-const ATTEMPTS: usize = limits::FEEDS_MAX;
+/// The first attempt may be spent on a head that was on its way in from the server, and is given up where the bundle does
+/// not have it.
+const ATTEMPTS: usize = 3;
 
 /// A bundle was not taken in.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +93,6 @@ pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<(), BundleError> 
     let erased = BundleError::NotTakenIn(Outcome::Failed(Failure::Revoked));
     let mut machine = agent.pull_machine(false).ok_or(erased)?;
     let mut outcome = Outcome::Failed(Failure::NotFound);
-    // A bundle holds snapshots: to a copy that asks for deltas it has not, the machine takes the other road next time.
     for _ in 0..ATTEMPTS {
         outcome = driver::pull_once(agent, &mut machine, &transport, Carrier::Stored, false).await.0;
         if outcome != Outcome::Failed(Failure::NotFound) {

@@ -14,7 +14,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::{api, driver, memory, watch as watcher};
+use crate::{api, driver, memory, scrub, watch as watcher};
 
 /// How often the idle lock and the floor of trusted time are looked at.
 const TICK: Duration = Duration::from_secs(5);
@@ -43,6 +43,7 @@ pub async fn run(directory: &Path, config: Config, log_json: bool) -> anyhow::Re
     tasks.spawn(api::serve(Arc::clone(&agent), config.api, shutdown.clone()));
     tasks.spawn(finished(driver::pull(Arc::clone(&agent), Arc::clone(&transport), shutdown.clone())));
     tasks.spawn(finished(driver::push(Arc::clone(&agent), transport, shutdown.clone())));
+    tasks.spawn(finished(scrub::run(Arc::clone(&agent), shutdown.clone())));
     tasks.spawn(finished(timers(Arc::clone(&agent), shutdown.clone())));
     let reload = move |config: &Config| {
         let _ = handle.reload(self::filter(&config.log));

@@ -1,5 +1,5 @@
 //! Checks everything that the agent depends on, and says for each how to mend it.
-//! It must not change anything, nor show anything of a person.
+//! It must not change anything but mark damage that it finds, nor show anything of a person.
 
 use serde::Serialize;
 
@@ -48,6 +48,7 @@ pub fn examine(agent: &Agent) -> Examination {
     let mut checks = vec![
         clock(agent),
         copy(agent),
+        storage(agent),
         link(agent),
         lease(agent),
         root(agent),
@@ -110,6 +111,25 @@ fn copy(agent: &Agent) -> Check {
             format!("{} records, every feed proved against its signed root", copy.records),
             "",
         ),
+    }
+}
+
+/// A stopped agent's copy was read when it was opened; a running one's has just been.
+fn storage(agent: &Agent) -> Check {
+    let (readings, found, _) = agent.scrub_status().found();
+    let damaged = agent.replica().view().damaged.len();
+    let before = if found > 0 { format!("; {found} feeds were damaged since the start") } else { String::new() };
+    if damaged > 0 {
+        let finding = format!("{damaged} feeds are damaged on the disk{before}");
+        let remedy = "connect: what is damaged is fetched again by itself; if it comes back, replace the disk";
+        return check("storage", Result::Failed, finding, remedy);
+    }
+    let when = if readings > 0 { "just now" } else { "when it was opened" };
+    let finding = format!("every stored record was read and proved {when}{before}");
+    if found > 0 {
+        check("storage", Result::Warning, finding, "it was repaired; if it happens again, replace the disk")
+    } else {
+        check("storage", Result::Good, finding, "")
     }
 }
 

@@ -110,9 +110,20 @@ pub async fn pull_once<T: Transport>(
             pull::Effect::Confirm { beat, asked_ms } => {
                 stored(blocking(agent, move |a| a.replica().confirm(&beat, carrier, asked(a, asked_ms))).await)
             }
+            pull::Effect::Pin(pinned) => stored(building(agent, move |a| a.replica().pin(&pinned)).await),
+            pull::Effect::Compare(wanted) => match building(agent, move |a| a.replica().take_over(&wanted)).await {
+                Some(Ok(held)) => pull::Input::Compared(held),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "what is here already could not be taken over");
+                    pull::Input::StoreFailed
+                }
+                None => pull::Input::StoreFailed,
+            },
             pull::Effect::Stage(chunks) => stored(building(agent, move |a| a.replica().stage(chunks)).await),
             pull::Effect::Apply(plan) => {
-                let asked_ms = plan.asked_ms;
+                // A beat from the disk dates nothing (R255).
+                let (carrier, asked_ms) =
+                    plan.asked_ms.map_or((Carrier::Stored, u64::MAX), |asked_ms| (carrier, asked_ms));
                 match building(agent, move |a| a.apply(*plan, carrier, asked(a, asked_ms))).await {
                     Some(Ok(result)) => {
                         let _ = blocking(agent, Agent::receipt_for_update).await;

@@ -33,6 +33,7 @@ pub mod phone;
 pub mod port;
 pub mod random;
 pub mod replica;
+pub mod scrub;
 pub mod show;
 pub mod status;
 pub mod store;

@@ -267,7 +267,12 @@ fn find(
                 for (question, token) in tokens.iter().enumerate() {
                     match view.find(agent.replica().store(), &session.keys, token) {
                         Ok(found) => all.extend(found.into_iter().map(|one| (question, one))),
-                        Err(reason) => return (Err(reason), false),
+                        Err(reason) => {
+                            if reason == CannotAnswer::IntegrityFailure {
+                                agent.scrub_status().wake();
+                            }
+                            return (Err(reason), false);
+                        }
                     }
                 }
                 (Ok(all), view.covered_by(&session.keys))

@@ -9,11 +9,15 @@
 //! On Linux sled's flush alone does not survive a power cut (it uses `sync_file_range`), so a commit is: transaction,
 //! flush, then `sync_data` on sled's file through an own handle. Values stay below 4 KiB, because sled writes large
 //! ones to files of their own that it does not sync. sled can panic or refuse on a broken directory: it is opened under
-//! a guard, and the caller sets the directory aside.
+//! a guard, and the caller sets the directory aside. A write that fails leaves sled reading and refusing every later
+//! write: it is opened anew once the disk takes writes again.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use sled::transaction::ConflictableTransactionError;
 
@@ -25,13 +29,23 @@ const VALUE_BYTES_MAX: usize = 4096;
 const PART_BYTES: usize = 4000;
 const CACHE_BYTES: u64 = 2 * 1024 * 1024;
 
+/// What must fit on the disk before a store that failed is closed and opened again.
+const PROBE_BYTES: usize = 256 * 1024;
+
 /// The replica in sled.
 pub struct SledStore {
+    /// `None` only where it was closed after a failure and did not open again yet.
+    open: RwLock<Option<Open>>,
+    /// sled stays broken once a write failed, also when there is room again: it is opened anew before the next write.
+    failed: AtomicBool,
+    directory: PathBuf,
+}
+
+struct Open {
     db: sled::Db,
     named: sled::Tree,
     rows: sled::Tree,
     file: File,
-    directory: PathBuf,
 }
 
 impl core::fmt::Debug for SledStore {
@@ -44,13 +58,10 @@ fn io(error: &dyn core::fmt::Display) -> StoreError {
     StoreError::Io(error.to_string())
 }
 
-impl SledStore {
-    /// Opens or makes the store.
-    ///
-    /// # Errors
-    /// [`StoreError::DoesNotOpen`], also when sled panics.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_unguarded(directory)));
+impl Open {
+    /// Opens or makes the store; sled may panic on a broken directory.
+    fn guarded(directory: &Path) -> Result<Self, StoreError> {
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::unguarded(directory)));
         match opened {
             Ok(Ok(store)) => Ok(store),
             Ok(Err(error)) => Err(StoreError::DoesNotOpen(error)),
@@ -58,7 +69,7 @@ impl SledStore {
         }
     }
 
-    fn open_unguarded(directory: &Path) -> Result<Self, String> {
+    fn unguarded(directory: &Path) -> Result<Self, String> {
         let text = |error: &dyn core::fmt::Display| error.to_string();
         let db = sled::Config::new()
             .path(directory)
@@ -82,12 +93,92 @@ impl SledStore {
         if let Some(parent) = directory.parent() {
             File::open(parent).and_then(|d| d.sync_all()).map_err(|e| text(&e))?;
         }
-        Ok(Self { db, named, rows, file, directory: directory.to_path_buf() })
+        Ok(Self { db, named, rows, file })
     }
 
     fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(|e| io(&e))?;
         self.file.sync_data().map_err(|e| io(&e))
+    }
+
+    fn commit(&self, rows: &[(RowName, Vec<u8>)]) -> Result<(), StoreError> {
+        // Everything that the named rows will refer to is on the disk before they can be.
+        self.sync()?;
+        let mut parts = Vec::new();
+        for (name, value) in rows {
+            let mut rest = value.as_slice();
+            for part in 0..=u8::MAX {
+                let (bytes, after) = rest.split_at(rest.len().min(PART_BYTES));
+                parts.push((SledStore::part(name, part), bytes.to_vec()));
+                rest = after;
+                if bytes.len() < PART_BYTES {
+                    break;
+                }
+            }
+            if !rest.is_empty() {
+                return Err(StoreError::Io("a value is too large".into()));
+            }
+        }
+        self.named
+            .transaction(|tree| {
+                for (key, value) in &parts {
+                    tree.insert(&key[..], value.as_slice())?;
+                }
+                tree.flush();
+                Ok::<(), ConflictableTransactionError<()>>(())
+            })
+            .map_err(|e| StoreError::Io(format!("{e:?}")))?;
+        self.sync()
+    }
+}
+
+impl SledStore {
+    /// Opens or makes the store.
+    ///
+    /// # Errors
+    /// [`StoreError::DoesNotOpen`], also when sled panics.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let open = RwLock::new(Some(Open::guarded(directory)?));
+        Ok(Self { open, failed: AtomicBool::new(false), directory: directory.to_path_buf() })
+    }
+
+    fn read<R>(&self, work: impl FnOnce(&Open) -> Result<R, StoreError>) -> Result<R, StoreError> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        work(open.as_ref().ok_or_else(|| StoreError::Io("it was closed after a failure".into()))?)
+    }
+
+    fn write<R>(&self, work: impl FnOnce(&Open) -> Result<R, StoreError>) -> Result<R, StoreError> {
+        if self.failed.load(Ordering::Acquire) {
+            self.open_anew()?;
+        }
+        let result = self.read(work);
+        if result.is_err() {
+            self.failed.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    /// Closes a store that failed and opens it again. What is open stays while the disk takes nothing: it still reads.
+    fn open_anew(&self) -> Result<(), StoreError> {
+        self.probe().map_err(|e| io(&e))?;
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        // sled holds its directory until the last handle is gone.
+        drop(open.take());
+        *open = Some(Open::guarded(&self.directory).map_err(|e| io(&e))?);
+        self.failed.store(false, Ordering::Release);
+        tracing::info!("the replica's storage takes writes again");
+        Ok(())
+    }
+
+    /// Whether the disk takes what an opening may write.
+    fn probe(&self) -> std::io::Result<()> {
+        let path = self.directory.join("probe");
+        let written = File::create(&path).and_then(|mut file| {
+            file.write_all(&[0; PROBE_BYTES])?;
+            file.sync_all()
+        });
+        let removed = std::fs::remove_file(&path);
+        written.and(removed)
     }
 
     fn key(generation: Generation, row: u32) -> [u8; 12] {
@@ -110,99 +201,83 @@ impl SledStore {
 impl Store for SledStore {
     /// A value is its parts one after the other; a part shorter than the full length, perhaps empty, is the last.
     fn load(&self, name: &RowName) -> Result<Option<Vec<u8>>, StoreError> {
-        let mut value = Vec::new();
-        for part in 0..=u8::MAX {
-            match self.named.get(Self::part(name, part)).map_err(|e| io(&e))? {
-                None if part == 0 => return Ok(None),
-                None => return Err(StoreError::Io("a part is missing".into())),
-                Some(bytes) => {
-                    value.extend_from_slice(&bytes);
-                    if bytes.len() < PART_BYTES {
-                        return Ok(Some(value));
+        self.read(|open| {
+            let mut value = Vec::new();
+            for part in 0..=u8::MAX {
+                match open.named.get(Self::part(name, part)).map_err(|e| io(&e))? {
+                    None if part == 0 => return Ok(None),
+                    None => return Err(StoreError::Io("a part is missing".into())),
+                    Some(bytes) => {
+                        value.extend_from_slice(&bytes);
+                        if bytes.len() < PART_BYTES {
+                            return Ok(Some(value));
+                        }
                     }
                 }
             }
-        }
-        Err(StoreError::Io("a value has too many parts".into()))
+            Err(StoreError::Io("a value has too many parts".into()))
+        })
     }
 
     fn row(&self, generation: Generation, row: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self.rows.get(Self::key(generation, row)).map_err(|e| io(&e))?;
-        Ok(value.map(|bytes| bytes.to_vec()))
+        self.read(|open| {
+            let value = open.rows.get(Self::key(generation, row)).map_err(|e| io(&e))?;
+            Ok(value.map(|bytes| bytes.to_vec()))
+        })
     }
 
     fn write_rows(&self, generation: Generation, rows: Vec<(u32, Vec<u8>)>) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for (row, value) in rows {
-            if value.len() > VALUE_BYTES_MAX {
-                return Err(StoreError::Io("a row is too large".into()));
-            }
-            batch.insert(&Self::key(generation, row), value);
+        if rows.iter().any(|(_, value)| value.len() > VALUE_BYTES_MAX) {
+            return Err(StoreError::Io("a row is too large".into()));
         }
-        self.rows.apply_batch(batch).map_err(|e| io(&e))
+        self.write(|open| {
+            let mut batch = sled::Batch::default();
+            for (row, value) in rows {
+                batch.insert(&Self::key(generation, row), value);
+            }
+            open.rows.apply_batch(batch).map_err(|e| io(&e))
+        })
     }
 
     fn commit(&self, rows: &[(RowName, Vec<u8>)]) -> Result<(), StoreError> {
-        // Everything that the named rows will refer to is on the disk before they can be.
-        self.sync()?;
-        let mut parts = Vec::new();
-        for (name, value) in rows {
-            let mut rest = value.as_slice();
-            for part in 0..=u8::MAX {
-                let (bytes, after) = rest.split_at(rest.len().min(PART_BYTES));
-                parts.push((Self::part(name, part), bytes.to_vec()));
-                rest = after;
-                if bytes.len() < PART_BYTES {
-                    break;
-                }
-            }
-            if !rest.is_empty() {
-                return Err(StoreError::Io("a value is too large".into()));
-            }
-        }
-        self.named
-            .transaction(|tree| {
-                for (key, value) in &parts {
-                    tree.insert(&key[..], value.as_slice())?;
-                }
-                tree.flush();
-                Ok::<(), ConflictableTransactionError<()>>(())
-            })
-            .map_err(|e| StoreError::Io(format!("{e:?}")))?;
-        self.sync()
+        self.write(|open| open.commit(rows))
     }
 
     fn generations(&self) -> Result<Vec<Generation>, StoreError> {
-        let mut found = Vec::new();
-        let mut at = [0; 12];
-        // One seek for each generation, not one for each row.
-        while let Some(entry) = self.rows.range(at..).next() {
-            let (key, _) = entry.map_err(|e| io(&e))?;
-            let generation = key.get(..8).and_then(|b| b.try_into().ok()).map_or(0, Generation::from_be_bytes);
-            found.push(generation);
-            let Some(next) = generation.checked_add(1) else { break };
-            at = Self::key(next, 0);
-        }
-        Ok(found)
+        self.read(|open| {
+            let mut found = Vec::new();
+            let mut at = [0; 12];
+            // One seek for each generation, not one for each row.
+            while let Some(entry) = open.rows.range(at..).next() {
+                let (key, _) = entry.map_err(|e| io(&e))?;
+                let generation = key.get(..8).and_then(|b| b.try_into().ok()).map_or(0, Generation::from_be_bytes);
+                found.push(generation);
+                let Some(next) = generation.checked_add(1) else { break };
+                at = Self::key(next, 0);
+            }
+            Ok(found)
+        })
     }
 
     fn drop_generation(&self, generation: Generation) -> Result<(), StoreError> {
-        loop {
-            let mut batch = sled::Batch::default();
-            let mut count = 0;
-            for entry in self.rows.scan_prefix(generation.to_be_bytes()).keys().take(256) {
-                batch.remove(entry.map_err(|e| io(&e))?);
-                count += 1;
+        self.write(|open| {
+            loop {
+                let mut batch = sled::Batch::default();
+                let mut count = 0;
+                for entry in open.rows.scan_prefix(generation.to_be_bytes()).keys().take(256) {
+                    batch.remove(entry.map_err(|e| io(&e))?);
+                    count += 1;
+                }
+                if count == 0 {
+                    return Ok(());
+                }
+                open.rows.apply_batch(batch).map_err(|e| io(&e))?;
             }
-            if count == 0 {
-                return Ok(());
-            }
-            self.rows.apply_batch(batch).map_err(|e| io(&e))?;
-        }
+        })
     }
 
     fn bytes(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.read(|open| Ok(open.db.size_on_disk().unwrap_or(0))).unwrap_or(0)
     }
 }
 

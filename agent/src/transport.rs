@@ -1,6 +1,8 @@
 //! The way to the server: HTTPS with mutual TLS 1.3, pinned to the deployment's own authority. The home of reqwest and rustls.
 //! It must not follow redirects, trust the platform's certificate store, or read a longer reply than an honest one has.
 
+mod partial;
+
 use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,6 +13,7 @@ use cpis_protocol::sign::Signer;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
 
+use self::partial::Partials;
 use crate::port::{Clock, Transport};
 
 /// How long sent bytes may go unacknowledged: a link that went away is not waited for until the read times out.
@@ -44,6 +47,7 @@ pub struct HttpTransport {
     client: RwLock<reqwest::Client>,
     clock: Arc<dyn Clock>,
     base: String,
+    partials: Partials,
     received: AtomicU64,
     sent: AtomicU64,
 }
@@ -97,7 +101,7 @@ impl HttpTransport {
         let client = client(url, authorities, identity, Arc::clone(&clock), floor_ms)?;
         let base = url.trim_end_matches('/').to_owned();
         let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { client: RwLock::new(client), clock, base, received, sent })
+        Ok(Self { client: RwLock::new(client), clock, base, partials: Partials::default(), received, sent })
     }
 
     /// Takes up another certificate, or the authorities of a newer root. Requests under way end as they began; those
@@ -184,8 +188,10 @@ fn is_loopback(url: &str) -> bool {
 
 impl Transport for HttpTransport {
     async fn send(&self, request: Request) -> Result<Vec<u8>, Failure> {
+        if request.is_immutable() {
+            return self.send_immutable(&request).await;
+        }
         let url = format!("{}{}", self.base, request.path());
-        let limit = request.reply_bytes_max();
         // Its whole parts are good even when the reply was cut.
         let keeps_part = matches!(request, Request::CatchUp(_));
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -197,11 +203,8 @@ impl Transport for HttpTransport {
             }
         };
         let mut response = builder.send().await.map_err(|error| failure(&error))?;
-        let status = response.status().as_u16();
-        if status != 200 {
-            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-            let retry_after_s = header("retry-after").and_then(|text| text.parse().ok());
-            return Err(classify(status, header(REASON_HEADER), retry_after_s));
+        if response.status().as_u16() != 200 {
+            return Err(refused(&response));
         }
         let mut body = Vec::new();
         loop {
@@ -211,14 +214,72 @@ impl Transport for HttpTransport {
                 Err(_) if keeps_part && !body.is_empty() => break,
                 Err(error) => return Err(failure(&error)),
             };
-            if body.len() + part.len() > limit {
+            if body.len() + part.len() > request.reply_bytes_max() {
                 return Err(Failure::EndlessReply);
             }
             body.extend_from_slice(&part);
+            self.received.fetch_add(part.len() as u64, Ordering::Relaxed);
         }
-        self.received.fetch_add(body.len() as u64, Ordering::Relaxed);
         Ok(body)
     }
+
+    fn take_up(&self, request: &Request, begun: Vec<u8>) {
+        if request.is_immutable() && begun.len() <= request.reply_bytes_max() {
+            self.partials.keep(request.path(), begun);
+        }
+    }
+}
+
+impl HttpTransport {
+    /// Asks for an immutable object, from the byte on at which the last attempt was cut (RFC 9110 section 14).
+    async fn send_immutable(&self, request: &Request) -> Result<Vec<u8>, Failure> {
+        let (path, limit) = (request.path(), request.reply_bytes_max());
+        let url = format!("{}{path}", self.base);
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut body = self.partials.take_up(path);
+        loop {
+            let mut builder = client.get(&url);
+            let held = body.held().map(|(bytes, tag)| (format!("bytes={bytes}-"), tag.to_owned()));
+            if let Some((range, tag)) = &held {
+                builder = builder.header("range", range); // R257
+                if !tag.is_empty() {
+                    builder = builder.header("if-range", tag);
+                }
+            }
+            let mut response = builder.send().await.map_err(|error| failure(&error))?;
+            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            match response.status().as_u16() {
+                200 => body.begin(header("etag")),
+                206 if body.goes_on(header("etag"), header("content-range"), limit) => {}
+                416 if held.is_some() => {
+                    // Once: without anything held no range is asked for.
+                    body.discard();
+                    continue;
+                }
+                _ => {
+                    let failure = refused(&response);
+                    if !matches!(failure, Failure::Retry(_)) {
+                        body.discard();
+                    }
+                    return Err(failure);
+                }
+            }
+            while let Some(part) = response.chunk().await.map_err(|error| failure(&error))? {
+                if !body.push(&part, limit) {
+                    body.discard();
+                    return Err(Failure::EndlessReply);
+                }
+                self.received.fetch_add(part.len() as u64, Ordering::Relaxed);
+            }
+            return Ok(body.finish());
+        }
+    }
+}
+
+fn refused(response: &reqwest::Response) -> Failure {
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let retry_after_s = header("retry-after").and_then(|text| text.parse().ok());
+    classify(response.status().as_u16(), header(REASON_HEADER), retry_after_s)
 }
 
 /// Something that speaks TLS with another certificate, or no TLS at all, is not the server.

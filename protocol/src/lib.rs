@@ -10,7 +10,7 @@
 //! | 2 | [`sign`], [`seal`], [`flag`], [`clock`] |
 //! | 3 | [`trust`], [`tree`], [`query`], [`policy`] |
 //! | 4 | [`question`], [`cell`], [`head`], [`grant`], [`audit`], [`enrol`], [`withdrawal`] |
-//! | 5 | [`answer`], [`message`], [`replica`], [`bundle`], [`catch_up`] |
+//! | 5 | [`answer`], [`message`], [`replica`], [`compare`], [`bundle`], [`catch_up`] |
 //! | 6 | [`sync`] |
 
 #![cfg_attr(not(test), no_std)]
@@ -25,6 +25,7 @@ pub mod catch_up;
 pub mod cell;
 pub mod clock;
 pub mod codec;
+pub mod compare;
 pub mod digest;
 pub mod enrol;
 pub mod flag;

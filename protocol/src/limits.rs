@@ -23,6 +23,8 @@ pub const GRANT_BYTES_MAX: usize = 128 * 1024;
 pub const REFERENCE_BYTES_MAX: usize = 128 * 1024;
 /// A snapshot manifest: 32 bytes for each chunk.
 pub const MANIFEST_BYTES_MAX: usize = (FEED_CELLS_MAX / CHUNK_CELLS) as usize * 32 + 64;
+/// The bounds of a state's chunks: 8 bytes for each.
+pub const BOUNDS_BYTES_MAX: usize = (FEED_CELLS_MAX / CHUNK_CELLS) as usize * 8 + 64;
 /// A delta or a chunk.
 pub const OBJECT_BYTES_MAX: usize = 64 * 1024;
 /// Audit links in one batch (design section 5).

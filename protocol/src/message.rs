@@ -47,6 +47,15 @@ pub enum Request {
         /// The position.
         seq: FeedSeq,
     },
+    /// The first blind id of each chunk of the live set at a position. Immutable.
+    Bounds {
+        /// The feed.
+        feed: FeedId,
+        /// The identity of its log.
+        epoch: Epoch,
+        /// The position.
+        seq: FeedSeq,
+    },
     /// One chunk of the live set at a position. Immutable.
     Chunk {
         /// The feed.
@@ -79,6 +88,7 @@ impl Request {
             Self::Root(version) => format!("/v1/root/{version}"),
             Self::Delta { feed, epoch, from, to } => format!("/v1/feed/{feed}/{epoch:016x}/delta/{from}..{to}"),
             Self::Manifest { feed, epoch, seq } => format!("/v1/feed/{feed}/{epoch:016x}/snapshot/{seq}"),
+            Self::Bounds { feed, epoch, seq } => format!("/v1/feed/{feed}/{epoch:016x}/snapshot/{seq}/bounds"),
             Self::Chunk { feed, epoch, seq, index } => format!("/v1/feed/{feed}/{epoch:016x}/snapshot/{seq}/{index}"),
             Self::Audit(_) => "/v1/audit".into(),
             Self::Report(_) => "/v1/device".into(),
@@ -98,6 +108,7 @@ impl Request {
             | Self::Root(_)
             | Self::Delta { .. }
             | Self::Manifest { .. }
+            | Self::Bounds { .. }
             | Self::Chunk { .. } => None,
         }
     }
@@ -127,6 +138,7 @@ impl Request {
                         let seq = number(parts.next()?)?;
                         match parts.next() {
                             None => Self::Manifest { feed, epoch, seq },
+                            Some("bounds") => Self::Bounds { feed, epoch, seq },
                             Some(index) => Self::Chunk { feed, epoch, seq, index: number(index)? },
                         }
                     }
@@ -152,6 +164,7 @@ impl Request {
             Self::Root(_) => limits::ROOT_BYTES_MAX,
             Self::Delta { .. } | Self::Chunk { .. } => limits::OBJECT_BYTES_MAX,
             Self::Manifest { .. } => limits::MANIFEST_BYTES_MAX,
+            Self::Bounds { .. } => limits::BOUNDS_BYTES_MAX,
             Self::Audit(_) => limits::RECEIPT_BYTES_MAX,
             Self::Report(_) => limits::REPORT_BYTES_MAX,
             Self::CatchUp(_) => limits::CATCH_UP_BYTES_MAX,
@@ -168,6 +181,7 @@ impl Request {
             | Self::Root(_)
             | Self::Delta { .. }
             | Self::Manifest { .. }
+            | Self::Bounds { .. }
             | Self::Chunk { .. } => true,
             Self::Enrol(_) | Self::Grant | Self::Beat(_) | Self::Audit(_) | Self::Report(_) | Self::CatchUp(_) => false,
         }
@@ -267,6 +281,7 @@ mod tests {
             Request::Root(7),
             Request::Delta { feed, epoch: 0xfe, from: 0, to: 12 },
             Request::Manifest { feed, epoch: 1, seq: 3 },
+            Request::Bounds { feed, epoch: 1, seq: 3 },
             Request::Chunk { feed, epoch: 1, seq: 3, index: 0 },
         ];
         for request in requests {

@@ -89,6 +89,17 @@ impl Manifest {
         Self { chunks, count: u32::try_from(leaves.len()).unwrap_or(u32::MAX) }
     }
 
+    /// The manifest of a state of at most one chunk: its only hash is the signed state root, so nobody need be asked.
+    #[must_use]
+    pub fn of_one(count: u32, state_root: Hash) -> Option<Self> {
+        // R251
+        match count {
+            0 => Some(Self { chunks: Vec::new(), count }),
+            1..=CHUNK_CELLS => Some(Self { chunks: alloc::vec![state_root], count }),
+            _ => None,
+        }
+    }
+
     /// The wire form: the chunk hashes, nothing else.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -181,6 +192,7 @@ mod tests {
                 assert_eq!(manifest.check_chunk(i as u32, chunk), Ok(()));
                 assert_eq!(manifest.check_chunk(i as u32, &chunk[1..]), Err(Refusal::WrongCount));
             }
+            assert_eq!(Manifest::of_one(n, state_root), (n <= 256).then_some(manifest));
             assert_eq!(Manifest::verify(&bytes, n + 256, &state_root), Err(Refusal::WrongCount));
             if n > 0 {
                 let mut wrong = bytes.clone();

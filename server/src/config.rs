@@ -47,6 +47,8 @@ pub struct Config {
     pub feed_key_days: u16,
     /// Hours after such a rotation until the whole feed is sealed anew; 0: at once.
     pub reseal_hours: u16,
+    /// Days for which the log of a feed is kept: a device that was away for longer fetches what differs, or the whole.
+    pub log_days: u16,
     /// Seconds between two looks at the audit that came in, for alerts and erasure receipts.
     pub digest_s: u16,
     /// Seconds over which look-ups are counted for the alerts below.
@@ -78,6 +80,7 @@ impl Default for Config {
             certificate_days: 90,
             feed_key_days: 30,
             reseal_hours: 24,
+            log_days: 90,
             digest_s: 5,
             alert_window_s: 3600,
             alert_look_ups: 40,
@@ -114,6 +117,9 @@ impl Config {
         let positive = [self.poll_s, self.beat_valid_hours, self.beat_every_s, self.tick_s, self.certificate_days];
         if self.feed_key_days == 0 {
             return Err("feed_key_days: at least 1");
+        }
+        if self.log_days < 90 {
+            return Err("log_days: at least 90");
         }
         if positive.contains(&0) || self.connections_max == 0 {
             return Err(
@@ -190,6 +196,7 @@ mod tests {
             ("url = \"http://x\"", "https"),
             ("listen = 3", "listen"),
             ("digest_s = 0", "digest_s"),
+            ("log_days = 89", "log_days"),
             ("alert_misses_percent = 101", "at most 100"),
             ("alert_births = 1", "alert_births"),
         ] {

@@ -1,5 +1,7 @@
 //! HTTP: paths and bodies to requests, errors to statuses, and what a cache may keep.
-//! The only file that knows axum; it must not decide who may ask for what.
+//! The only module that knows axum; it must not decide who may ask for what.
+
+mod range;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,10 +50,12 @@ async fn answer<S: Store>(
     Extension(peer): Extension<Peer>,
     http: HttpRequest<Body>,
 ) -> Response<Body> {
+    let conditions = range::Conditions::of(http.headers());
     let request = match read(peer, http).await {
         Ok(request) => request,
         Err(error) => return refuse(&error),
     };
+    let immutable = request.is_immutable();
     let cache = match &request {
         Request::Beat(_) => BRIEF,
         request if request.is_immutable() => IMMUTABLE,
@@ -64,7 +68,10 @@ async fn answer<S: Store>(
     drop(permit);
     match result {
         Ok(Ok(body)) => {
-            let mut response = Response::new(Body::from(body));
+            let mut response =
+                if immutable { range::respond(&conditions, body) } else { Response::new(Body::from(body)) };
+            // A range that is not there now may be there in what a cache keeps of another.
+            let cache = if response.status() == StatusCode::RANGE_NOT_SATISFIABLE { NO_STORE } else { cache };
             response.headers_mut().insert(header::CACHE_CONTROL, cache);
             let binary = HeaderValue::from_static("application/octet-stream");
             response.headers_mut().insert(header::CONTENT_TYPE, binary);

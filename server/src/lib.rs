@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod keys;
 pub mod port;
 pub mod price;
+pub mod prune;
 pub mod publish;
 pub mod record;
 pub mod register;

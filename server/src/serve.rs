@@ -24,7 +24,7 @@ use crate::publish::{self, PublishError};
 use crate::rekey::{self, Rekey};
 use crate::service::Service;
 use crate::tls::{self, DeviceVerifier, ServerCertificate, TlsError};
-use crate::{expiry, resign};
+use crate::{expiry, prune, resign};
 
 /// The longest that a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -32,6 +32,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADER: Duration = Duration::from_secs(20);
 /// How long open requests get when the server stops.
 const GRACE: Duration = Duration::from_millis(1500);
+/// How often the logs are shortened.
+const PRUNE: Duration = Duration::from_secs(6 * 3600);
 
 /// Serves until `shutdown` is done; then open requests get 1.5 seconds.
 ///
@@ -54,6 +56,7 @@ pub async fn run<S: Store>(
     let graceful = GracefulShutdown::new();
     let ticker = tokio::spawn(tick(Arc::clone(&service), certificate, devices));
     let digester = tokio::spawn(digest_tick(Arc::clone(&service)));
+    let pruner = tokio::spawn(prune_tick(Arc::clone(&service)));
     tokio::pin!(shutdown);
     loop {
         // Waiting for room must not keep the server from stopping.
@@ -86,6 +89,7 @@ pub async fn run<S: Store>(
         ));
     }
     drop(listener);
+    pruner.abort();
     ticker.abort();
     digester.abort();
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
@@ -178,6 +182,26 @@ async fn digest_tick<S: Store>(service: Arc<Service<S>>) {
         });
         if let Ok(Err(error)) = digested.await {
             tracing::error!(%error, "the audit that came in was not looked at; it will be");
+        }
+    }
+}
+
+/// Takes out of the logs what is older than is kept. It has a clock of its own: nothing waits for it.
+async fn prune_tick<S: Store>(service: Arc<Service<S>>) {
+    let mut every = tokio::time::interval(PRUNE);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let service = Arc::clone(&service);
+        let pruned = tokio::task::spawn_blocking(move || {
+            prune::run(&**service.store(), service.config(), service.clock().now_ms())
+        });
+        match pruned.await {
+            Ok(Ok(pruned)) if pruned.cells > 0 => {
+                tracing::info!(cells = pruned.cells, logs = pruned.logs, "the logs were shortened");
+            }
+            Ok(Err(error)) => tracing::error!(%error, "the logs were not shortened; they will be"),
+            Ok(Ok(_)) | Err(_) => {}
         }
     }
 }

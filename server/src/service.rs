@@ -256,6 +256,7 @@ impl<S: Store> Service<S> {
             Request::Root(version) => (self.root(version)?, None),
             Request::Delta { feed, epoch, from, to } => (self.delta(&device, feed, epoch, from, to)?, None),
             Request::Manifest { feed, epoch, seq } => (self.manifest(&device, feed, epoch, seq)?, None),
+            Request::Bounds { feed, epoch, seq } => (self.bounds(&device, feed, epoch, seq)?, None),
             Request::Chunk { feed, epoch, seq, index } => (self.chunk(&device, feed, epoch, seq, index)?, None),
             Request::Audit(body) => (self.audit(&device, &body, now_ms)?, None),
             Request::Report(body) => (self.report(&device, &body, now_ms)?, None),

@@ -223,6 +223,9 @@ pub fn server_config(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // One is enough: every handshake brings the next, and each carries the device's certificate.
     config.send_tls13_tickets = 1;
+    // Of a record that is cut nothing is received: a quarter of the largest costs half a per cent, and at 256 kbit/s a
+    // cut loses an eighth of a second instead of half of one.
+    config.max_fragment_size = Some(4096);
     config.ticketer = provider::Ticketer::new()?;
     Ok(Arc::new(config))
 }

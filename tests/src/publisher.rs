@@ -234,7 +234,13 @@ impl Publisher {
     /// As [`Self::publish`].
     pub fn plan(&mut self, source: Source) -> anyhow::Result<Plan> {
         let (beat, head) = self.publish()?;
-        Ok(Plan { beat, head, asked_ms: 0, reference: Some(Reference::default().encode()?), sources: vec![source] })
+        Ok(Plan {
+            beat,
+            head,
+            asked_ms: Some(0),
+            reference: Some(Reference::default().encode()?),
+            sources: vec![source],
+        })
     }
 
     /// The chunks of the live set for a plan's head.

@@ -9,6 +9,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "a test stops where something is not as it must be"
 )]
 
@@ -27,16 +28,22 @@ use cpis_agent::replica::Replica;
 use cpis_agent::store::SledStore;
 use cpis_protocol::audit::{Act, AuditEvent, Moment, Receipt};
 use cpis_protocol::clock::Carrier;
+use cpis_protocol::digest::sha256;
+use cpis_protocol::head::Head;
 use cpis_protocol::id::{ChainId, DeviceId};
+use cpis_protocol::replica;
 use cpis_protocol::seal::OpeningKey;
 use cpis_protocol::sign::{self, Kind, Signer};
-use cpis_protocol::sync::pull::Source;
+use cpis_protocol::sync::pull::{Comparison, Pinned, Source};
 use cpis_protocol::text::Text;
+use cpis_protocol::tree::Manifest;
 use cpis_tests::lossyfs::{self, LossyFs};
 use cpis_tests::publisher::{Publisher, reading, scope, token};
 
 /// Set for the writer process: where it writes.
 const WRITER: &str = "CPIS_TEST_POWER_CUT_WRITER";
+/// Set for the process that only stages: where it writes, and where it says what is staged.
+const STAGER: &str = "CPIS_TEST_POWER_CUT_STAGER";
 const CUTS: u32 = 120;
 /// Children that the register begins with; child `FIRST + n` comes with the n-th delta.
 const FIRST: u32 = 40;
@@ -233,4 +240,69 @@ fn nothing_promised_is_lost_and_no_copy_is_a_mixture() {
     let stats = mounted.stats();
     eprintln!("{} cuts, {total} events kept, {flips} runs with a flip, {} syncs", stats.cuts, stats.syncs);
     assert!(total > u64::from(CUTS) / 2 && flips > u64::from(CUTS) / 3, "the cuts came too early to test anything");
+}
+
+/// The stager: pins a head and stages its chunks one by one until it is killed, and says what it was promised.
+#[test]
+fn stager() {
+    let Ok(places) = std::env::var(STAGER) else { return };
+    let (dir, told) = places.split_once(':').unwrap();
+    let stores = open(Path::new(dir));
+    let mut publisher = Publisher::new().unwrap();
+    (0..1500).for_each(|child| publisher.put(child, 1).unwrap());
+    let plan = publisher.plan(Source::Staged).unwrap();
+    std::fs::write(Path::new(told).join("head"), plan.head.bytes()).unwrap();
+    let manifest = Manifest::of(&replica::leaves(&publisher.live()));
+    std::fs::write(Path::new(told).join("manifest"), manifest.to_bytes()).unwrap();
+    let (beat, head, reference) = (plan.beat.clone(), plan.head.clone(), plan.reference.clone());
+    stores.replica.pin(&Pinned { beat, head, reference }).unwrap();
+    for (chunk, number) in publisher.chunks(&plan).into_iter().zip(1..) {
+        stores.replica.stage(vec![chunk]).unwrap();
+        println!("staged {number}");
+    }
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// After each promise the power goes: the head on its way in and every chunk that was staged are there.
+#[test]
+fn what_was_staged_outlives_the_cut() {
+    if let Err(why) = lossyfs::available() {
+        eprintln!("NOT RUN: power cuts: {why}");
+        return;
+    }
+    let work = tempfile::tempdir().unwrap();
+    let (backing, mountpoint, told) =
+        (work.path().join("backing"), work.path().join("mounted"), work.path().join("told"));
+    let _ = [&backing, &mountpoint, &told].map(|path| std::fs::create_dir_all(path).unwrap());
+    let mounted = LossyFs::mount(&backing, &mountpoint).unwrap();
+    let trust = Publisher::new().unwrap().trust().clone();
+    for promised in 1..=6u32 {
+        let dir = mounted.mountpoint().join(promised.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "stager", "--nocapture", "--quiet"])
+            .env(STAGER, format!("{}:{}", dir.display(), told.display()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let last = format!("staged {promised}");
+        assert!(lines.into_iter().any(|line| line == last), "it never got to {last}");
+        mounted.cut();
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let stores = open(&dir);
+        let bytes = std::fs::read(told.join("head")).unwrap();
+        let head = Head::verify(&bytes, &sha256(&bytes), &scope(), &trust).unwrap();
+        let state = head.feeds[0].clone();
+        let manifest = std::fs::read(told.join("manifest")).unwrap();
+        let manifest = Manifest::verify(&manifest, state.count, &state.state_root).unwrap();
+        let pinned = stores.replica.pinned(&trust, &scope()).unwrap();
+        assert_eq!(pinned.head, head);
+        let held = stores.replica.take_over(&[Comparison { state, manifest, bounds: None }]).unwrap().remove(0).1;
+        let least: Vec<u32> = (0..promised).collect();
+        assert!(held.starts_with(&least), "promised {promised} chunks, and {held:?} are there");
+    }
 }

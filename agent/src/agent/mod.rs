@@ -7,6 +7,7 @@ mod error;
 mod grants;
 mod lease;
 mod limits;
+mod machine;
 mod renewal;
 mod report;
 mod sleep;
@@ -14,7 +15,7 @@ mod telling;
 mod unlock;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use cpis_protocol::Refusal;
@@ -25,9 +26,7 @@ use cpis_protocol::id::DeviceId;
 use cpis_protocol::query::{LookupParameters, Query, Token};
 use cpis_protocol::sign::{Kind, Signer, Verified};
 use cpis_protocol::sync::Now;
-use cpis_protocol::sync::pull::{Pull, Start};
 use cpis_protocol::trust::{Role, Trust};
-use cpis_protocol::withdrawal::Withdrawal;
 use tokio::sync::Notify;
 
 use crate::config::Config;
@@ -40,6 +39,7 @@ use crate::local_keys::LocalKeys;
 use crate::port::{Clock, Store, StoreError};
 use crate::random::OsRandom;
 use crate::replica::Replica;
+use crate::scrub::ScrubStatus;
 use crate::status::SyncStatus;
 use crate::transport::HttpTransport;
 use crate::vault::Vault;
@@ -80,6 +80,7 @@ pub struct Agent {
     replica: Replica<Box<dyn Store>, LocalKeys>,
     vault: Vault,
     status: SyncStatus,
+    scrub: ScrubStatus,
     moved: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
@@ -173,6 +174,7 @@ impl Agent {
             replica,
             vault: Vault::default(),
             status: SyncStatus::default(),
+            scrub: ScrubStatus::default(),
             moved: AtomicBool::new(false),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
@@ -310,6 +312,11 @@ impl Agent {
         &self.status
     }
 
+    /// What the readings of the copy found.
+    pub const fn scrub_status(&self) -> &ScrubStatus {
+        &self.scrub
+    }
+
     /// The turn to move the copy: held by whoever brings a newer one.
     pub const fn turn(&self) -> &tokio::sync::Mutex<()> {
         &self.turn
@@ -364,37 +371,6 @@ impl Agent {
     /// The device secret.
     pub const fn device_secret(&self) -> &DeviceSecret {
         &self.secret
-    }
-
-    /// Marks that something other than the pull loop moved the copy.
-    pub fn mark_moved(&self) {
-        self.moved.store(true, Ordering::Release);
-    }
-
-    /// Whether something other than the pull loop moved the copy since the last call.
-    pub fn copy_moved(&self) -> bool {
-        self.moved.swap(false, Ordering::AcqRel)
-    }
-
-    /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
-    pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
-        let signed = self.signed_grant()?;
-        let trust = self.trust();
-        let withdrawn = {
-            let keyslot = self.keys.keyslot();
-            // R221: one that the root in force does not vouch for is no measure. It was verified when it was stored.
-            Withdrawal::verify(&keyslot.contents().withdrawal, &self.device, &trust, 0).ok()
-        };
-        let view = self.replica.view();
-        Some(Pull::new(Start {
-            trust,
-            grant: (*signed).clone(),
-            beat: view.beat.clone(),
-            head: view.head.clone(),
-            damaged: view.damaged.clone(),
-            with_grant,
-            withdrawn,
-        }))
     }
 
     /// Appends an event to the chain; returns once it is on stable storage.

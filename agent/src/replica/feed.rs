@@ -47,25 +47,48 @@ fn open_row(store: &impl Store, key: &Key, generation: Generation, row: u32) -> 
     Cell::read_all(&key.open(&aad(generation, row), &sealed)?)
 }
 
+/// The rows of a generation that can be read, each with its number: what is missing or damaged is passed over.
+pub(crate) fn readable<'a>(
+    store: &'a impl Store,
+    key: &'a Key,
+    generation: Generation,
+    count: u32,
+) -> impl Iterator<Item = (u32, Vec<Cell>)> + 'a {
+    let rows = 0..count.div_ceil(ROW_CELLS as u32);
+    rows.filter_map(move |row| Some((row, open_row(store, key, generation, row).ok()?)))
+}
+
 /// Takes cells in order and proves them against a signed state.
 #[derive(Debug, Default)]
 pub(crate) struct Prover {
     tree: TreeHasher,
     index: Vec<Entry>,
     last: Option<BlindId>,
+    /// Only the proof is wanted.
+    without_index: bool,
 }
 
 impl Prover {
+    /// One that proves and makes no index.
+    pub(crate) fn without_index() -> Self {
+        Self { without_index: true, ..Self::default() }
+    }
+
+    /// Compares what was pushed with the signed state.
+    pub(crate) fn check(&self, state: &FeedState) -> Result<(), Refusal> {
+        replica::check_state(&self.tree, state)
+    }
+
     pub(crate) fn push(&mut self, cell: &Cell, state: &FeedState) -> Result<(), Refusal> {
         if self.tree.count() >= state.count {
             return Err(Refusal::WrongCount);
         }
-        if self.index.is_empty() {
+        if self.index.is_empty() && !self.without_index {
             self.index.reserve_exact(state.count as usize * SLOTS);
         }
         replica::check_live(std::slice::from_ref(cell), self.last, state.seq)?;
         self.last = Some(cell.blind());
-        for locator in cell.locators() {
+        for locator in cell.locators().into_iter().filter(|_| !self.without_index) {
             let mut entry = [0; 10];
             let (head, number) = entry.split_at_mut(6);
             head.copy_from_slice(&locator);
@@ -113,6 +136,16 @@ impl FeedCopy {
         self
     }
 
+    /// What a damaged one leaves: its state, its generation and the key of that.
+    pub(crate) fn into_parts(self) -> (FeedState, Generation, Key) {
+        (self.state, self.generation, self.key)
+    }
+
+    /// One row.
+    pub(crate) fn row(&self, store: &impl Store, row: u32) -> Result<Vec<Cell>, Refusal> {
+        open_row(store, &self.key, self.generation, row)
+    }
+
     /// The signed state that it was proved against.
     #[must_use]
     pub const fn state(&self) -> &FeedState {
@@ -133,6 +166,11 @@ impl FeedCopy {
                 Err(refusal) => vec![Err(refusal)],
             }
         })
+    }
+
+    /// The rows that can be read, each with its number.
+    pub(crate) fn readable<'a>(&'a self, store: &'a impl Store) -> impl Iterator<Item = (u32, Vec<Cell>)> + 'a {
+        readable(store, &self.key, self.generation, self.state.count)
     }
 
     /// The numbers of the cells that have a slot with this locator.

@@ -6,6 +6,8 @@
 //! The index in memory is built in the same pass that proves the state root, so "not there" is as proved as "there".
 
 mod feed;
+mod scrub;
+mod staging;
 mod time;
 mod view;
 
@@ -19,15 +21,16 @@ use cpis_protocol::head::{Beat, FeedState, Head, Reference};
 use cpis_protocol::id::{FeedId, ScopeId};
 use cpis_protocol::replica;
 use cpis_protocol::seal::Key;
-use cpis_protocol::sync::pull::{Plan, Source, StagedChunk};
+use cpis_protocol::sync::pull::{Plan, Source};
 use cpis_protocol::trust::Trust;
 
 pub use feed::FeedCopy;
+pub use scrub::{Scrub, Scrubbed};
 pub use view::{Found, View};
 
-use crate::port::{Generation, GenerationKeys, Store, StoreError};
-use crate::random::OsRandom;
-use feed::{CHUNK_ROWS, ROW_CELLS};
+use crate::port::{Generation, GenerationKeys, RowName, Store, StoreError};
+use feed::ROW_CELLS;
+use staging::Rows;
 use view::{NamedRows, StoredBeat, StoredHead};
 
 /// The replica over a store and the keys of its generations.
@@ -51,14 +54,13 @@ impl<S, K> core::fmt::Debug for Replica<S, K> {
 #[derive(Debug, Default)]
 struct Building {
     next: Generation,
-    staged: BTreeMap<FeedId, Staged>,
-}
-
-#[derive(Debug)]
-struct Staged {
-    state: FeedState,
-    generation: Generation,
-    key: Key,
+    staged: BTreeMap<FeedId, Rows>,
+    /// Whether the disk does not say yet what is staged.
+    unsaved: bool,
+    /// Generations of the present head that did not prove: what is good of them is taken over.
+    remains: BTreeMap<FeedId, Rows>,
+    /// A flip failed, and the disk may hold it all the same: both generations stay, until named rows were written again.
+    uncertain: bool,
 }
 
 impl<S: Store, K: GenerationKeys> Replica<S, K> {
@@ -68,25 +70,34 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     /// [`StoreError`] when the storage fails; damaged content is not an error but a view that cannot answer.
     pub fn open(store: S, keys: K, trust: &Trust, scope: &ScopeId) -> Result<Self, StoreError> {
         let named = NamedRows::new(keys.names());
-        let view = Self::load(&store, &keys, &named, trust, scope)?;
+        let (view, remains) = Self::load(&store, &keys, &named, trust, scope)?;
         let highest = keys.generations().into_iter().chain(store.generations()?).max().unwrap_or(0);
-        let building = Mutex::new(Building { next: highest + 1, staged: BTreeMap::new() });
+        let staged = staging::load(&store, &keys, &named);
+        let building = Mutex::new(Building { next: highest + 1, staged, remains, ..Building::default() });
         let replica = Self { store, keys, named, view: RwLock::new(view), building, removed: Mutex::default() };
         // A crash may have left keys and rows that nothing refers to. What does not verify now is left alone: it may
         // under another root, and clearing up on a full disk must not cost the copy.
         if !replica.view().unreadable
-            && let Err(error) = replica.destroy_unused()
+            && let Err(error) = replica.clean()
         {
             tracing::warn!(%error, "old generations could not be cleared away yet");
         }
         Ok(replica)
     }
 
-    fn load(store: &S, keys: &K, named: &NamedRows, trust: &Trust, scope: &ScopeId) -> Result<View, StoreError> {
-        let Some(beat) = named.load::<StoredBeat>(store, "beat")? else { return Ok(View::default()) };
+    /// The stored copy, and the generations of it that do not prove.
+    fn load(
+        store: &S,
+        keys: &K,
+        named: &NamedRows,
+        trust: &Trust,
+        scope: &ScopeId,
+    ) -> Result<(View, BTreeMap<FeedId, Rows>), StoreError> {
+        let mut remains = BTreeMap::new();
+        let Some(beat) = named.load::<StoredBeat>(store, "beat")? else { return Ok((View::default(), remains)) };
         let mut view = View { clock: beat.clock, ..View::default() };
         if beat.beat.is_empty() {
-            return Ok(view);
+            return Ok((view, remains));
         }
         let read = || -> Result<_, Refusal> {
             let verified = Beat::verify(&beat.beat, scope, trust, None, None)?;
@@ -100,19 +111,18 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         match read() {
             Ok((verified, stored, head, reference)) => {
                 for state in &head.feeds {
-                    let copy = stored
-                        .generations
-                        .iter()
-                        .find(|(feed, _)| *feed == state.feed)
-                        .and_then(|(_, generation)| keys.get(*generation).map(|key| (*generation, key)))
+                    let generation =
+                        stored.generations.iter().find(|(feed, _)| *feed == state.feed).map(|found| found.1);
+                    let key = |generation: Option<Generation>| Some((generation?, keys.get(generation?)?));
+                    let proved = key(generation)
                         .and_then(|(generation, key)| FeedCopy::prove(store, generation, key, state).ok());
-                    match copy {
-                        Some(copy) => {
-                            view.feeds.insert(state.feed, copy);
-                        }
-                        None => {
-                            view.damaged.insert(state.feed);
-                        }
+                    if let Some(copy) = proved {
+                        view.feeds.insert(state.feed, copy);
+                        continue;
+                    }
+                    view.damaged.insert(state.feed);
+                    if let Some((generation, key)) = key(generation) {
+                        remains.insert(state.feed, Rows { state: state.clone(), generation, key });
                     }
                 }
                 view.beat = Some(verified);
@@ -128,7 +138,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
                 view.unreadable = true;
             }
         }
-        Ok(view)
+        Ok((view, remains))
     }
 
     /// The present copy. Holding it keeps its generations readable: a flip waits.
@@ -141,39 +151,6 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         &self.store
     }
 
-    /// Stores verified chunks as rows of a generation that nothing refers to yet.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn stage(&self, chunks: Vec<StagedChunk>) -> Result<(), StoreError> {
-        let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        for chunk in chunks {
-            let known = building.staged.get(&chunk.state.feed).is_some_and(|staged| staged.state == chunk.state);
-            if !known && building.staged.remove(&chunk.state.feed).is_some() {
-                tracing::debug!(feed = %chunk.state.feed, "a half-staged generation was given up");
-            }
-            if !known {
-                let (generation, key) = self.new_generation(&mut building, chunk.state.feed)?;
-                let staged = Staged { state: chunk.state.clone(), generation, key };
-                building.staged.insert(chunk.state.feed, staged);
-            }
-            let Some(staged) = building.staged.get(&chunk.state.feed) else { continue };
-            let rows = chunk.cells.chunks(ROW_CELLS).zip(chunk.index * CHUNK_ROWS..);
-            let sealed = rows.map(|(cells, row)| feed::seal_row(&staged.key, staged.generation, row, cells));
-            self.store.write_rows(staged.generation, sealed.collect::<Result<_, _>>()?)?;
-        }
-        Ok(())
-    }
-
-    fn new_generation(&self, building: &mut Building, feed: FeedId) -> Result<(Generation, Key), StoreError> {
-        let generation = building.next;
-        building.next += 1;
-        let key = Key::random(&mut OsRandom);
-        // The key is durable before anything under it is: a crash here leaves a key without rows, destroyed at start.
-        self.keys.add(&[(feed, generation, &key)])?;
-        Ok((generation, key))
-    }
-
     /// Builds the next generation of every changed feed, proves it, and flips all feeds in one commit.
     ///
     /// # Errors
@@ -184,10 +161,17 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         self.check_not_overtaken(&plan)?;
         let removed = self.would_remove(&plan);
         let result = self.build_and_flip(&mut building, plan, carrier, reading);
-        building.staged.clear();
+        match &result {
+            Ok(Ok(())) => *building = Building { next: building.next, ..Building::default() },
+            Ok(Err(_)) => {}
+            Err(_) => {
+                building.uncertain = true;
+                return result;
+            }
+        }
         drop(building);
         // The flip stands or the old copy does: cleaning up can fail and be tried again, without saying otherwise.
-        let destroyed = self.destroy_unused();
+        let destroyed = self.clean();
         if let Err(error) = &destroyed {
             tracing::warn!(%error, "old generations could not be cleared away yet");
         }
@@ -228,7 +212,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     /// [`StoreError`].
     pub fn clear(&self) -> Result<(), StoreError> {
         let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
-        building.staged.clear();
+        *building = Building { next: building.next, ..Building::default() };
         let clock = {
             let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
             *view = View { clock: view.clock, ..View::default() };
@@ -238,6 +222,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         for name in ["head", "reference"] {
             rows.push(self.named.seal(name, &Vec::<u8>::new())?);
         }
+        rows.extend(staging::nothing(&self.named)?);
         for generation in self.store.generations()? {
             self.store.drop_generation(generation)?;
         }
@@ -293,6 +278,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         if let Some(bytes) = &plan.reference {
             rows.push(self.named.seal("reference", bytes)?);
         }
+        rows.extend(staging::nothing(&self.named)?);
         // The flip. Before it the old copy stands, after it the new one; a crash in between leaves one of the two.
         self.store.commit(&rows)?;
         {
@@ -338,17 +324,19 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
                 Ok(if same { Ok(None) } else { Err(Refusal::WrongStateRoot) })
             }
             Source::Staged => {
-                let staged = building.staged.remove(&state.feed).filter(|staged| staged.state == *state);
-                if staged.is_none() && state.count == 0 {
+                let staged = building.staged.get(&state.feed).filter(|staged| staged.state == *state);
+                // The chunks stay staged until the flip stands: what is refused now is not fetched again.
+                let of_staged = staged.and_then(|rows| Some((rows.generation, self.keys.get(rows.generation)?)));
+                let (generation, key) = match of_staged {
+                    Some(found) => found,
                     // An empty feed has no chunks to stage.
-                    let (generation, key) = self.new_generation(building, state.feed)?;
-                    return Ok(FeedCopy::prove(&self.store, generation, key, state).map(Some));
-                }
-                let Some(staged) = staged else { return Ok(Err(Refusal::Gap)) };
-                Ok(FeedCopy::prove(&self.store, staged.generation, staged.key, state).map(Some))
+                    None if state.count == 0 => self.new_generation(building, state)?,
+                    None => return Ok(Err(Refusal::Gap)),
+                };
+                Ok(FeedCopy::prove(&self.store, generation, key, state).map(Some))
             }
             Source::Delta(cells) => {
-                let (generation, key) = self.new_generation(building, state.feed)?;
+                let (generation, key) = self.new_generation(building, state)?;
                 let view = self.view();
                 let Some(old) = view.feeds.get(&state.feed) else { return Ok(Err(Refusal::Gap)) };
                 let merged = replica::merge(old.cells(&self.store), replica::changes(&cells));
@@ -393,11 +381,46 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         Ok(prover.finish(state, generation, key).map(Some))
     }
 
-    /// Destroys the keys of every generation that the view does not use, then gives their space back.
-    fn destroy_unused(&self) -> Result<(), StoreError> {
-        let building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+    fn new_generation(&self, building: &mut Building, state: &FeedState) -> Result<(Generation, Key), StoreError> {
+        let begun = self.begin(building, vec![state.clone()])?.pop();
+        begun.map(|rows| (rows.generation, rows.key)).ok_or_else(|| StoreError::Io("no generation was begun".into()))
+    }
+
+    /// After a commit that failed: the rows that must not be of another copy than the one in memory.
+    fn present_rows(&self, building: &Building) -> Result<Vec<(RowName, Vec<u8>)>, StoreError> {
+        let view = self.view();
+        let Some(head) = &view.head else { return Ok(Vec::new()) };
+        let proved = view.feeds.iter().map(|(feed, copy)| (*feed, copy.generation()));
+        let damaged = building.remains.iter().map(|(feed, rows)| (*feed, rows.generation));
+        let generations = proved.chain(damaged).collect();
+        let reference = view.reference.encode().map_err(|e| StoreError::Io(e.to_string()))?;
+        Ok(vec![
+            self.named.seal("head", &StoredHead { head: head.bytes().to_vec(), generations })?,
+            self.named.seal("reference", &reference)?,
+        ])
+    }
+
+    /// Stores the row that moves the copy's age, and after a failed flip what it belongs to.
+    fn store_age(&self, building: &mut Building, beat: &StoredBeat) -> Result<(), StoreError> {
+        let mut rows = vec![self.named.seal("beat", beat)?];
+        if !building.uncertain {
+            return self.store.commit(&rows);
+        }
+        rows.extend(self.present_rows(building)?);
+        self.store.commit(&rows)?;
+        building.uncertain = false;
+        self.destroy_unused(building)
+    }
+
+    fn clean(&self) -> Result<(), StoreError> {
+        self.destroy_unused(&self.building.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Destroys the keys of every generation that neither the view nor what is being built uses, then gives their space
+    /// back.
+    fn destroy_unused(&self, building: &Building) -> Result<(), StoreError> {
         let mut keep: Vec<_> = self.view().feeds.values().map(FeedCopy::generation).collect();
-        keep.extend(building.staged.values().map(|staged| staged.generation));
+        keep.extend(building.staged.values().chain(building.remains.values()).map(|rows| rows.generation));
         // A crash between the two leaves rows that open for nobody.
         if self.keys.generations().iter().any(|generation| !keep.contains(generation)) {
             self.keys.retain(&keep)?;

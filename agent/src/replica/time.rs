@@ -19,7 +19,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     /// # Errors
     /// [`StoreError`]; the age then stays as it was.
     pub fn confirm(&self, beat: &Verified<Beat>, carrier: Carrier, reading: Reading) -> Result<(), StoreError> {
-        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
         let mut clock = {
             let view = self.view();
             // Another carrier may have moved the copy since the machine looked: a beat never speaks of another head.
@@ -31,8 +31,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             view.clock
         };
         clock.observe(beat.issued_ms, carrier, reading);
-        let row = self.named.seal("beat", &StoredBeat { beat: beat.bytes().to_vec(), clock })?;
-        self.store.commit(&[row])?;
+        self.store_age(&mut building, &StoredBeat { beat: beat.bytes().to_vec(), clock })?;
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
         view.beat = Some(beat.clone());
         view.clock = clock;
@@ -44,7 +43,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
     /// # Errors
     /// [`StoreError`].
     pub fn raise_floor(&self, reading: Reading) -> Result<(), StoreError> {
-        let _building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
         let (beat, mut clock) = {
             let view = self.view();
             if view.unreadable || (view.beat.is_none() && view.head.is_some()) {
@@ -54,8 +53,7 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             (view.beat.as_ref().map(|beat| beat.bytes().to_vec()), view.clock)
         };
         clock.raise_floor(reading);
-        let row = self.named.seal("beat", &StoredBeat { beat: beat.unwrap_or_default(), clock })?;
-        self.store.commit(&[row])?;
+        self.store_age(&mut building, &StoredBeat { beat: beat.unwrap_or_default(), clock })?;
         self.view.write().unwrap_or_else(PoisonError::into_inner).clock = clock;
         Ok(())
     }

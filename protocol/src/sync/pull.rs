@@ -5,28 +5,31 @@
 //! chunks, then apply.
 //! A target head is pinned until it is complete; a broken download goes on at the next object.
 
+mod at_hand;
+mod combined;
+mod resume;
+mod signed;
+
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 
-mod at_hand;
-mod combined;
-
 use self::at_hand::AtHand;
+use self::resume::is_final;
 use super::Now;
 use super::backoff::Backoff;
 use super::step::Phase;
-pub use super::step::{Effect, Input, Outcome, Start};
+pub use super::step::{Effect, Input, Outcome, Pinned, Start};
 use super::target::{Arrived, Target, Work};
-pub use super::target::{Plan, Source, StagedChunk};
+pub use super::target::{Comparison, Plan, Source, StagedChunk};
 use crate::grant::Grant;
-use crate::head::{Beat, Head, Reference};
+use crate::head::{Beat, FeedState, Head, Reference};
 use crate::id::{DeviceId, FeedId};
 use crate::message::{Failure, Request};
 use crate::sign::{Kind, Verified};
 use crate::trust::{Role, Trust};
-use crate::withdrawal::{Withdrawal, WithdrawalAction};
+use crate::withdrawal::Withdrawal;
 use crate::{Refusal, limits};
 
 /// Requests under way at once: hides round trips without holding much in memory.
@@ -44,6 +47,8 @@ pub struct Pull {
     beat: Option<Verified<Beat>>,
     head: Option<Verified<Head>>,
     damaged: BTreeSet<FeedId>,
+    /// The states for which chunks are staged.
+    staged: BTreeMap<FeedId, FeedState>,
     /// The grant was signed by a key that the root in force does not name: it is no measure for the next one.
     grant_withdrawn: bool,
     target: Option<Target>,
@@ -78,6 +83,7 @@ impl Pull {
             beat: start.beat,
             head: start.head,
             damaged: start.damaged,
+            staged: start.staged,
             grant_withdrawn: false,
             target: None,
             phase: Phase::Idle,
@@ -91,6 +97,7 @@ impl Pull {
             combined: false,
         };
         pull.let_go();
+        pull.target = start.pinned.and_then(|pinned| pull.restored(pinned));
         pull
     }
 
@@ -159,6 +166,7 @@ impl Pull {
                 self.at_hand.clear();
                 self.fail(Outcome::StoreFailed, now)
             }
+            Input::Compared(held) => self.compared(&held, now),
             Input::Applied(result) => self.applied(result, now),
         }
     }
@@ -237,8 +245,10 @@ impl Pull {
             | Phase::Suspending
             | Phase::RootStored(_)
             | Phase::Confirming
+            | Phase::Pinning
+            | Phase::Comparing(_)
             | Phase::Cells
-            | Phase::Staging
+            | Phase::Staging(_)
             | Phase::Applying => Err(Refusal::Malformed),
         };
         match result {
@@ -251,45 +261,6 @@ impl Pull {
             }
             Err(refusal) => self.fail(Outcome::Refused(refusal), now),
         }
-    }
-
-    fn grant_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
-        let last = Some(&*self.grant).filter(|_| !self.grant_withdrawn);
-        let grant = Grant::verify(body, &self.device, &self.trust, last)?;
-        if self.withdrawn.as_ref().is_some_and(|word| grant.number <= word.number) {
-            return Err(Refusal::Rollback); // R182
-        }
-        grant.check_new(&self.trust, now.time_ms)?;
-        self.phase = Phase::GrantStored(Box::new(grant.clone()));
-        Ok(Effect::StoreGrant { grant, asked_ms: self.asked_ms })
-    }
-
-    fn withdrawal_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
-        // A grant by a withdrawn key is no measure: its number may be as high as a thief likes.
-        let granted = if self.grant_withdrawn { 0 } else { self.grant.number };
-        let last = granted.max(self.withdrawn.as_ref().map_or(0, |word| word.number));
-        let withdrawal = Withdrawal::verify(body, &self.device, &self.trust, last)?;
-        self.trust.check_role(Role::DeviceAuthority, now.time_ms)?; // R29
-        self.target = None;
-        if withdrawal.action == WithdrawalAction::Erase {
-            return Ok(Effect::Erase);
-        }
-        self.withdrawn = Some(withdrawal.clone());
-        self.phase = Phase::Suspending;
-        Ok(Effect::Suspend(withdrawal))
-    }
-
-    fn ask_root(&mut self, why: Option<Refusal>) -> Effect {
-        self.root_steps += 1; // R27
-        self.phase = Phase::Root(why);
-        Effect::Fetch(vec![Request::Root(self.trust.root().version.saturating_add(1))])
-    }
-
-    /// A root on the way may have expired; only the last must not have (TUF 5.3.10), which the beat is held to.
-    fn root_fetched(&mut self, body: &[u8]) -> Result<Effect, Refusal> {
-        let next = self.trust.rotate(body)?;
-        self.phase = Phase::RootStored(next.clone());
-        Ok(Effect::StoreRoot(next))
     }
 
     fn beat_fetched(&mut self, body: &[u8], now: Now) -> Result<Effect, Refusal> {
@@ -307,17 +278,20 @@ impl Pull {
             self.beat = Some(beat.clone());
             return Ok(Effect::Confirm { beat, asked_ms: self.asked_ms });
         }
-        // Keys of a target may be gone from a newer grant: such a target would be a copy that nobody can read.
-        if self.target.as_ref().is_some_and(|target| !self.grant.covers(&target.head)) {
-            self.target = None;
-        }
+        self.drop_unfit(&beat, now);
         // A pinned target is completed first, even if the register has moved on meanwhile.
         if let Some(target) = self.target.as_mut().filter(|target| target.head.scope == beat.scope) {
             if target.beat.head == beat.head {
                 target.beat = beat;
-                target.asked_ms = self.asked_ms;
+                target.asked_ms = Some(self.asked_ms);
+            } else {
+                target.overtaken = true;
             }
             return Ok(self.next_work());
+        }
+        // Damaged: what the head says is known.
+        if let Some(held) = self.head.clone().filter(|held| held.hash() == beat.head) {
+            return self.follow(beat, held, now);
         }
         let head = beat.head;
         self.phase = Phase::Head(beat);
@@ -326,22 +300,7 @@ impl Pull {
 
     fn head_fetched(&mut self, body: &[u8], beat: Verified<Beat>, now: Now) -> Result<Effect, Refusal> {
         let head = Head::verify(body, &beat.head, &self.grant.scope, &self.trust)?;
-        self.trust.check_role(Role::Publisher, now.time_ms)?;
-        let same_scope = self.head.as_ref().filter(|old| old.scope == head.scope);
-        if head.gseq != beat.gseq || same_scope.is_some_and(|old| head.gseq < old.gseq) {
-            // R39
-            return Err(Refusal::Rollback);
-        }
-        if let Some(effect) = self.keys_first(&head, now) {
-            return Ok(effect);
-        }
-        let have = |feed: &FeedId| {
-            // A damaged feed counts as not held: it is fetched whole.
-            self.head.as_ref().filter(|_| !self.damaged.contains(feed)).and_then(|head| head.feed(feed))
-        };
-        let target = Target::new(beat, head, self.asked_ms, have)?;
-        self.target = Some(target);
-        Ok(self.next_work())
+        self.follow(beat, head, now) // R39
     }
 
     fn reference_fetched(&mut self, body: Vec<u8>, now: Now) -> Result<Effect, Refusal> {
@@ -364,6 +323,10 @@ impl Pull {
             self.phase = Phase::Reference;
             return Effect::Fetch(vec![Request::Reference(reference)]);
         }
+        if let Some(effect) = self.beforehand() {
+            return effect;
+        }
+        let Some(target) = self.target.as_mut() else { return self.ask_beat() };
         // What is at hand is taken in first: it costs no round trip.
         let held = target.work.iter().take_while(|work| self.at_hand.holds(&work.request())).count();
         let wanted = if held == 0 { target.work.len() } else { held };
@@ -386,17 +349,13 @@ impl Pull {
             Some(Outcome::Failed(Failure::Revoked | Failure::Suspended)) if self.with_grant && !self.grant_is_new => {
                 self.ask_grant()
             }
-            // What is gone or wrong will not get better: the next attempt starts from a new beat.
-            Some(outcome @ (Outcome::Failed(Failure::NotFound) | Outcome::Refused(_))) => {
-                self.target = None;
-                self.fail(outcome, now)
-            }
             // What arrived whole is kept before the failure is dealt with: nothing is fetched twice.
-            Some(_) | None if !chunks.is_empty() => {
-                self.phase = Phase::Staging; // R95
+            _ if !chunks.is_empty() => {
+                self.staged.extend(chunks.iter().map(|chunk| (chunk.state.feed, chunk.state.clone())));
+                self.phase = Phase::Staging(trouble.filter(is_final)); // R95
                 Effect::Stage(chunks)
             }
-            Some(outcome) => self.fail(outcome, now),
+            Some(outcome) => self.end_with(outcome, now),
             None => self.next_work(),
         }
     }
@@ -426,7 +385,8 @@ impl Pull {
             }
             Phase::Suspending => self.fail(Outcome::Failed(Failure::Suspended), now),
             Phase::Confirming => self.rest(now),
-            Phase::Staging => self.next_work(),
+            Phase::Pinning | Phase::Staging(None) => self.next_work(),
+            Phase::Staging(Some(outcome)) => self.end_with(outcome, now),
             Phase::Idle
             | Phase::CatchUp(_)
             | Phase::Grant
@@ -434,6 +394,7 @@ impl Pull {
             | Phase::Root(_)
             | Phase::Head(_)
             | Phase::Reference
+            | Phase::Comparing(_)
             | Phase::Cells
             | Phase::Applying => self.fail(Outcome::Refused(Refusal::Malformed), now),
         }
@@ -444,12 +405,15 @@ impl Pull {
             return self.fail(Outcome::Refused(Refusal::Malformed), now);
         }
         let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
+        let overtaken = target.overtaken;
         match result {
             Ok(()) => {
                 self.beat = Some(target.beat);
                 self.head = Some(target.head);
                 self.damaged.clear();
-                self.rest(now)
+                self.staged.clear();
+                // What was pinned is in; what came after it is asked for at once.
+                if overtaken { self.ask_beat() } else { self.rest(now) }
             }
             Err(feeds) => {
                 // These feeds are fetched whole next time; the old generation keeps answering.

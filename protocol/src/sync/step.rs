@@ -2,14 +2,14 @@
 //! It must not hold state: that is the machine's.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use super::target::{Plan, StagedChunk};
+use super::target::{Comparison, Plan, StagedChunk};
 use crate::Refusal;
 use crate::catch_up::{CatchUp, CaughtUp};
 use crate::grant::Grant;
-use crate::head::{Beat, Head};
+use crate::head::{Beat, FeedState, Head};
 use crate::id::FeedId;
 use crate::message::{Failure, Request};
 use crate::sign::Verified;
@@ -27,10 +27,12 @@ pub enum Input {
     CaughtUp(Result<CaughtUp, Failure>),
     /// The replies to the last requests, in their order.
     Fetched(Vec<Result<Vec<u8>, Failure>>),
-    /// The last effect (store, confirm, stage) was carried out durably.
+    /// The last effect (store, confirm, pin, stage) was carried out durably.
     Stored,
     /// It could not be stored: the disk, not the content.
     StoreFailed,
+    /// For each feed that was to be compared, the chunks that are staged for its state now.
+    Compared(Vec<(FeedId, Vec<u32>)>),
     /// The plan was applied, or these feeds did not come out as signed.
     Applied(Result<(), Vec<FeedId>>),
 }
@@ -59,6 +61,10 @@ pub enum Effect {
         /// When it was asked for.
         asked_ms: u64,
     },
+    /// Remember what is on its way in, so that a restart goes on with it.
+    Pin(Box<Pinned>),
+    /// Stage what the device holds of these states already: of the present copy, damaged or not, and of what was staged.
+    Compare(Vec<Comparison>),
     /// Store verified snapshot chunks aside, where no look-up sees them.
     Stage(Vec<StagedChunk>),
     /// Build the next generation, compare every state root, and flip all feeds at once.
@@ -92,6 +98,17 @@ pub enum Outcome {
     KeyMissing,
 }
 
+/// A head on its way in, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pinned {
+    /// The beat that named it.
+    pub beat: Verified<Beat>,
+    /// The head.
+    pub head: Verified<Head>,
+    /// Its reference data, when that is another than the copy's.
+    pub reference: Option<Vec<u8>>,
+}
+
 /// What the machine starts from: the stored state of the agent.
 #[derive(Debug)]
 pub struct Start {
@@ -105,6 +122,10 @@ pub struct Start {
     pub head: Option<Verified<Head>>,
     /// Feeds whose stored cells do not match the head.
     pub damaged: BTreeSet<FeedId>,
+    /// The head that was on its way in when the agent stopped.
+    pub pinned: Option<Pinned>,
+    /// The states for which chunks are staged.
+    pub staged: BTreeMap<FeedId, FeedState>,
     /// Whether the carrier has grants: the server does, a bundle does not.
     pub with_grant: bool,
     /// The newest withdrawal accepted, if there was one.
@@ -127,7 +148,10 @@ pub(super) enum Phase {
     Head(Verified<Beat>),
     Confirming,
     Reference,
+    Pinning,
+    Comparing(Vec<FeedId>),
     Cells,
-    Staging,
+    /// Keeping what arrived, before an attempt that has failed so ends.
+    Staging(Option<Outcome>),
     Applying,
 }

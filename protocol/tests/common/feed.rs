@@ -2,6 +2,7 @@
 //! It must not know a head: that is the publisher's.
 
 use cpis_protocol::cell::{Cell, CellKind, FeedKey, LookupPrf as _, Place};
+use cpis_protocol::compare::Bounds;
 use cpis_protocol::digest::Hash;
 use cpis_protocol::flag::{Flag, FlagKind, Record};
 use cpis_protocol::head::FeedState;
@@ -25,6 +26,8 @@ pub(crate) struct FeedLog {
     pub(crate) log: Vec<Cell>,
     /// Positions up to this one are not served any more.
     pub(crate) pruned: FeedSeq,
+    /// Live sets of before this position cannot be made any more.
+    pub(crate) oldest: FeedSeq,
     rng: SeedRng,
 }
 
@@ -50,7 +53,7 @@ pub(crate) const fn token_value(who: u64) -> [u8; 32] {
 impl FeedLog {
     pub(crate) fn new(feed: &str, epoch: Epoch) -> Self {
         let place = Place { feed: Text::lossy(feed), epoch };
-        Self { place, log: Vec::new(), pruned: 0, rng: SeedRng::new(epoch) }
+        Self { place, log: Vec::new(), pruned: 0, oldest: 0, rng: SeedRng::new(epoch) }
     }
 
     fn seq(&self) -> FeedSeq {
@@ -100,14 +103,23 @@ impl FeedLog {
         Some(join(self.log.get(from as usize..to as usize)?))
     }
 
+    const fn has(&self, seq: FeedSeq) -> bool {
+        self.oldest <= seq && seq <= self.log.len() as FeedSeq
+    }
+
     /// A manifest object.
     pub(crate) fn manifest(&self, seq: FeedSeq) -> Option<Vec<u8>> {
-        (seq <= self.seq()).then(|| Manifest::of(&replica::leaves(&self.live(seq))).to_bytes())
+        self.has(seq).then(|| Manifest::of(&replica::leaves(&self.live(seq))).to_bytes())
+    }
+
+    /// A bounds object.
+    pub(crate) fn bounds(&self, seq: FeedSeq) -> Option<Vec<u8>> {
+        self.has(seq).then(|| Bounds::of(self.live(seq).iter().map(Cell::blind)).to_bytes())
     }
 
     /// A chunk object.
     pub(crate) fn chunk(&self, seq: FeedSeq, index: u32) -> Option<Vec<u8>> {
-        (seq <= self.seq()).then(|| self.live(seq).chunks(CHUNK_CELLS as usize).nth(index as usize).map(join))?
+        self.has(seq).then(|| self.live(seq).chunks(CHUNK_CELLS as usize).nth(index as usize).map(join))?
     }
 
     /// `count` cells with random bodies, outside the log.

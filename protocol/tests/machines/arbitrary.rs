@@ -43,6 +43,7 @@ fn bodies(publisher: &mut Publisher) -> Vec<Vec<u8>> {
         cpis_protocol::message::Request::Reference([0; 32]),
         cpis_protocol::message::Request::Manifest { feed: place.feed, epoch: place.epoch, seq },
         cpis_protocol::message::Request::Chunk { feed: place.feed, epoch: place.epoch, seq, index: 0 },
+        cpis_protocol::message::Request::Bounds { feed: place.feed, epoch: place.epoch, seq },
         cpis_protocol::message::Request::Delta { feed: place.feed, epoch: place.epoch, from: 0, to: seq },
     ];
     let mut bodies: Vec<_> = requests.iter().filter_map(|r| publisher.answer(r, T0 + 5).ok()).collect();
@@ -74,9 +75,10 @@ fn input(rng: &mut SeedRng, bodies: &[Vec<u8>]) -> Input {
             head.map(|head| (cpis_protocol::message::Request::Head(sha256(&head)), head)).into_iter().collect();
         CaughtUp { grant, beat, objects, is_whole: true, ..CaughtUp::default() }
     };
-    match rng.below(14) {
+    match rng.below(15) {
         12 => Input::CaughtUp(Err(FAILURES[rng.below(9) as usize])),
         13 => Input::CaughtUp(Ok(caught_up(rng))),
+        14 => Input::Compared(vec![(cpis_protocol::text::Text::lossy("E09000033"), vec![0, 7])]),
         0 => Input::Wake,
         1 => Input::WakeNow,
         2..=6 => Input::Fetched((0..rng.below(10)).map(|_| reply(rng)).collect()),
@@ -127,7 +129,10 @@ fn any_sequence(seed: u64) -> u32 {
                 assert_eq!(grant.device, world::device());
                 Some(Input::Stored)
             }
-            Effect::Confirm { .. } | Effect::Stage(_) => Some(Input::Stored),
+            Effect::Confirm { .. } | Effect::Stage(_) | Effect::Pin(_) => Some(Input::Stored),
+            Effect::Compare(comparisons) => {
+                Some(Input::Compared(comparisons.iter().map(|c| (c.state.feed, vec![rng.below(3)])).collect()))
+            }
             Effect::Apply(plan) => {
                 check_plan(&plan, &trust);
                 plans += 1;

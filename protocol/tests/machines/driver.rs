@@ -9,14 +9,15 @@ use cpis_protocol::cell::Cell;
 use cpis_protocol::grant::Grant;
 use cpis_protocol::head::{Beat, FeedState, Head};
 use cpis_protocol::id::FeedId;
+use cpis_protocol::limits::CHUNK_CELLS;
 use cpis_protocol::message::{Failure, Request};
-use cpis_protocol::replica;
 use cpis_protocol::sign::{Kind, Verified};
 use cpis_protocol::sync::Now;
-use cpis_protocol::sync::pull::{Effect, Input, Outcome, Plan, Pull, Source, StagedChunk, Start};
+use cpis_protocol::sync::pull::{Comparison, Effect, Input, Outcome, Pinned, Plan, Pull, Source, StagedChunk, Start};
 use cpis_protocol::tree::TreeHasher;
 use cpis_protocol::trust::{Role, Trust};
 use cpis_protocol::withdrawal::Withdrawal;
+use cpis_protocol::{compare, replica};
 
 use crate::common::world::{self, T0};
 use crate::common::{SeedRng, ok};
@@ -36,6 +37,7 @@ pub(crate) struct Device {
     pub(crate) trust: Trust,
     pub(crate) replica: BTreeMap<FeedId, (FeedState, Vec<Cell>)>,
     pub(crate) head: Option<Verified<Head>>,
+    beat: Option<Verified<Beat>>,
     pub(crate) grant: Verified<Grant>,
     pub(crate) ways: BTreeSet<Way>,
     pub(crate) tick_ms: u64,
@@ -44,7 +46,13 @@ pub(crate) struct Device {
     /// Whether the server answers the combined question.
     pub(crate) combines: bool,
     pub(crate) suspended: Option<Verified<Withdrawal>>,
-    staged: BTreeMap<(FeedId, u32, u32), Vec<Cell>>,
+    pub(crate) pinned: Option<Pinned>,
+    /// Cells of requests that were answered, and of those for snapshots among them.
+    pub(crate) cells: u64,
+    pub(crate) chunks: u64,
+    staged: BTreeMap<FeedId, (FeedState, BTreeMap<u32, Vec<Cell>>)>,
+    /// Records that the disk lost without a word.
+    pub(crate) rotten: BTreeMap<FeedId, BTreeSet<usize>>,
 }
 
 /// The network and the disk between device and publisher: `chance` in 100 that something goes wrong.
@@ -53,11 +61,15 @@ pub(crate) struct Weather {
     pub(crate) rng: SeedRng,
     /// Of the next requests that go out together, the first is lost.
     pub(crate) lose_first: bool,
+    /// So many replies come through, then the link is gone.
+    pub(crate) left: Option<u32>,
+    /// Somebody gives bounds that are not the live set's.
+    pub(crate) lying_bounds: bool,
 }
 
 impl Weather {
     pub(crate) const fn fair() -> Self {
-        Self { chance: 0, rng: SeedRng::new(0), lose_first: false }
+        Self { chance: 0, rng: SeedRng::new(0), lose_first: false, left: None, lying_bounds: false }
     }
 
     fn strikes(&mut self) -> bool {
@@ -65,7 +77,14 @@ impl Weather {
     }
 
     fn carry(&mut self, publisher: &mut Publisher, request: &Request, now_ms: i64) -> Result<Vec<u8>, Failure> {
-        let honest = publisher.answer(request, now_ms);
+        if let Some(left) = self.left.as_mut() {
+            *left = left.checked_sub(1).ok_or(Failure::Offline)?;
+        }
+        let mut honest = publisher.answer(request, now_ms);
+        if let (true, Request::Bounds { .. }, Ok(bounds)) = (self.lying_bounds, request, honest.as_mut()) {
+            let chunks = bounds.len() as u64 / 8;
+            *bounds = (0..chunks).flat_map(|chunk| (chunk * 3 + 1).to_be_bytes()).collect();
+        }
         if !self.strikes() {
             return honest;
         }
@@ -104,6 +123,8 @@ impl Device {
             beat: None,
             head: None,
             damaged: BTreeSet::new(),
+            pinned: None,
+            staged: BTreeMap::new(),
             with_grant,
             withdrawn: None,
         };
@@ -112,6 +133,7 @@ impl Device {
             trust,
             replica: BTreeMap::new(),
             head: None,
+            beat: None,
             grant: held,
             ways: BTreeSet::new(),
             tick_ms: 0,
@@ -119,21 +141,12 @@ impl Device {
             knows_time: true,
             combines: true,
             suspended: None,
+            pinned: None,
+            cells: 0,
+            chunks: 0,
             staged: BTreeMap::new(),
+            rotten: BTreeMap::new(),
         }
-    }
-
-    /// As after a restart: another machine over what is stored, the last suspension among it.
-    pub(crate) fn restart(&mut self, withdrawn: Option<Verified<Withdrawal>>) {
-        self.pull = Pull::new(Start {
-            trust: self.trust.clone(),
-            grant: self.grant.clone(),
-            beat: None,
-            head: self.head.clone(),
-            damaged: BTreeSet::new(),
-            with_grant: true,
-            withdrawn,
-        });
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -179,8 +192,14 @@ impl Device {
                 }
                 Effect::Confirm { beat, .. } => {
                     assert_eq!(self.head.as_ref().map(Verified::hash), Some(beat.head));
+                    self.beat = Some(beat);
                     Input::Stored
                 }
+                Effect::Pin(pinned) => {
+                    self.pinned = Some(*pinned);
+                    Input::Stored
+                }
+                Effect::Compare(comparisons) => self.compare(comparisons),
                 Effect::Stage(chunks) => self.stage(chunks),
                 Effect::Apply(plan) => Input::Applied(self.apply(&plan)),
             };
@@ -199,6 +218,16 @@ impl Device {
         self.tick_ms += 50;
         let now_ms = T0 + self.tick_ms.cast_signed();
         let mut replies: Vec<_> = requests.iter().map(|r| weather.carry(publisher, r, now_ms)).collect();
+        for (request, reply) in requests.iter().zip(&replies) {
+            let cells = reply.as_ref().map_or(0, |body| body.len() as u64 / 160);
+            match request {
+                Request::Chunk { .. } if reply.is_ok() => {
+                    (self.chunks, self.cells) = (self.chunks + 1, self.cells + cells);
+                }
+                Request::Delta { .. } => self.cells += cells,
+                _ => {}
+            }
+        }
         if weather.lose_first && replies.len() > 1 {
             weather.lose_first = false;
             replies[0] = Err(Failure::Offline);
@@ -227,9 +256,89 @@ impl Device {
 
     fn stage(&mut self, chunks: Vec<StagedChunk>) -> Input {
         for chunk in chunks {
-            self.staged.insert((chunk.state.feed, chunk.state.seq, chunk.index), chunk.cells);
+            let (state, staged) =
+                self.staged.entry(chunk.state.feed).or_insert_with(|| (chunk.state.clone(), BTreeMap::new()));
+            assert_eq!(*state, chunk.state, "chunks of two states mixed");
+            staged.insert(chunk.index, chunk.cells);
         }
         Input::Stored
+    }
+
+    /// The cells of a copy that can still be read, each with its place.
+    fn readable(&self, feed: &FeedId) -> Vec<(usize, Cell)> {
+        let rotten = self.rotten.get(feed).cloned().unwrap_or_default();
+        let cells = self.replica.get(feed).map(|(_, cells)| cells.iter().enumerate());
+        cells
+            .into_iter()
+            .flatten()
+            .filter(|(at, _)| !rotten.contains(at))
+            .map(|(at, cell)| (at, cell.clone()))
+            .collect()
+    }
+
+    fn compare(&mut self, comparisons: Vec<Comparison>) -> Input {
+        let mut held = Vec::new();
+        for Comparison { state, manifest, bounds } in comparisons {
+            let old = self.staged.remove(&state.feed);
+            let mut staged = BTreeMap::new();
+            let own = self.replica.get(&state.feed).map(|(own, _)| own.epoch);
+            let mut sources: Vec<Vec<(usize, Cell)>> = Vec::new();
+            if own == Some(state.epoch) {
+                sources.push(self.readable(&state.feed));
+            }
+            if let Some((old, chunks)) = old.filter(|(old, _)| old.epoch == state.epoch) {
+                if old == state {
+                    staged = chunks;
+                } else {
+                    sources.push(chunks.into_values().flatten().map(|cell| (usize::MAX, cell)).collect());
+                }
+            }
+            for cells in sources {
+                let mut keep = |index, cells| {
+                    staged.entry(index).or_insert(cells);
+                    Ok::<_, Refusal>(())
+                };
+                match &bounds {
+                    Some(bounds) => {
+                        ok(compare::by_range(cells.into_iter().map(|(_, cell)| cell), bounds, &manifest, &mut keep));
+                    }
+                    None => (0..manifest.chunks()).for_each(|index| {
+                        let here = cells.iter().filter(|(at, _)| at / CHUNK_CELLS as usize == index as usize);
+                        let here: Vec<Cell> = here.map(|(_, cell)| cell.clone()).collect();
+                        if manifest.check_chunk(index, &replica::leaves(&here)).is_ok() {
+                            ok(keep(index, here));
+                        }
+                    }),
+                }
+            }
+            held.push((state.feed, staged.keys().copied().collect()));
+            self.staged.insert(state.feed, (state, staged));
+        }
+        Input::Compared(held)
+    }
+
+    /// The process ends and begins again: what was in memory only is gone.
+    pub(crate) fn restart(&mut self, damaged: BTreeSet<FeedId>) {
+        self.begin_again(damaged, self.suspended.clone());
+    }
+
+    /// The same, with this as the last suspension that is stored.
+    pub(crate) fn restart_told(&mut self, withdrawn: Option<Verified<Withdrawal>>) {
+        self.begin_again(BTreeSet::new(), withdrawn);
+    }
+
+    fn begin_again(&mut self, damaged: BTreeSet<FeedId>, withdrawn: Option<Verified<Withdrawal>>) {
+        self.pull = Pull::new(Start {
+            trust: self.trust.clone(),
+            grant: self.grant.clone(),
+            beat: self.beat.clone(),
+            head: self.head.clone(),
+            damaged,
+            pinned: self.pinned.clone(),
+            staged: self.staged.iter().map(|(feed, (state, _))| (*feed, state.clone())).collect(),
+            with_grant: true,
+            withdrawn,
+        });
     }
 
     /// Builds every feed aside, compares each root, and flips all or nothing.
@@ -246,10 +355,13 @@ impl Device {
                 Err(_) => wrong.push(state.feed),
             }
         }
-        self.staged.clear();
         if !wrong.is_empty() {
             return Err(wrong);
         }
+        self.staged.clear();
+        self.rotten.clear();
+        self.pinned = None;
+        self.beat = Some(plan.beat.clone());
         self.replica = next;
         self.head = Some(plan.head.clone());
         Ok(())
@@ -264,8 +376,9 @@ impl Device {
                 (Way::Merged, merged.collect::<Result<_, _>>()?)
             }
             Source::Staged => {
-                let chunks = self.staged.range((state.feed, state.seq, 0)..=(state.feed, state.seq, u32::MAX));
-                (Way::Whole, chunks.flat_map(|(_, cells)| cells.clone()).collect())
+                let staged = self.staged.get(&state.feed).filter(|(staged, _)| staged == state);
+                let chunks = staged.into_iter().flat_map(|(_, chunks)| chunks.values());
+                (Way::Whole, chunks.flatten().cloned().collect())
             }
         };
         self.ways.insert(way);

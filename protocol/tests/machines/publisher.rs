@@ -121,6 +121,7 @@ impl Publisher {
             Request::Root(version) => self.roots.get(version).cloned(),
             Request::Delta { feed, epoch, from, to } => self.feed(feed.as_str(), *epoch)?.delta(*from, *to),
             Request::Manifest { feed, epoch, seq } => self.feed(feed.as_str(), *epoch)?.manifest(*seq),
+            Request::Bounds { feed, epoch, seq } => self.feed(feed.as_str(), *epoch)?.bounds(*seq),
             Request::Chunk { feed, epoch, seq, index } => self.feed(feed.as_str(), *epoch)?.chunk(*seq, *index),
             Request::CatchUp(body) => Some(self.catch_up(&ok(CatchUp::from_bytes(body)), now_ms)),
             Request::Enrol(_) | Request::Audit(_) | Request::Report(_) => return Err(Failure::Refused),

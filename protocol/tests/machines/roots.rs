@@ -166,7 +166,7 @@ fn a_suspension_far_ahead_goes_with_its_key() {
         assert_eq!(attempt(&mut device, &mut publisher), Outcome::Refused(Refusal::Rollback));
         let word = device.suspended.clone();
         if restarted {
-            device.restart(word.clone());
+            device.restart_told(word.clone());
         }
         let mut same = root(2, 2, &[1, 2, 3], [0x71, BEAT, AUTHORITY]);
         same.issued_ms = T0;
@@ -179,7 +179,7 @@ fn a_suspension_far_ahead_goes_with_its_key() {
         assert_eq!(attempt(&mut device, &mut publisher), Outcome::UpToDate, "restarted: {restarted}");
         assert!(device.suspended.is_none() && device.trust.root().version == 3);
         // Over a restart too the stored word says nothing any more.
-        device.restart(word);
+        device.restart_told(word);
         assert_eq!(attempt(&mut device, &mut publisher), Outcome::UpToDate);
         // And the thief's key suspends nothing more.
         (publisher.suspension, publisher.authority_key) = (Some(u64::MAX), AUTHORITY);
@@ -195,7 +195,7 @@ fn a_suspension_by_a_key_that_stands_is_not_undone_by_an_older_grant() {
     device.tick_ms += 3_700_000;
     assert_eq!(device.attempt(&mut publisher, &mut Weather::fair()), Outcome::Failed(Failure::Suspended));
     publisher.suspension = None;
-    device.restart(device.suspended.clone());
+    device.restart_told(device.suspended.clone());
     for (number, outcome) in
         [(3, Outcome::Refused(Refusal::Rollback)), (4, Outcome::Refused(Refusal::Rollback)), (5, Outcome::UpToDate)]
     {

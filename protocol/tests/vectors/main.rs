@@ -42,6 +42,7 @@ fn files() -> Vec<File> {
         make_names::names(),
         make_cells::cell(),
         make_cells::snapshot(),
+        make_cells::bounds(),
         make_cells::delta(),
         make_audit::audit(),
         make_audit::receipt(),

@@ -131,6 +131,47 @@ pub(crate) fn snapshot() -> File {
     file
 }
 
+pub(crate) fn bounds() -> File {
+    let about = "Bounds (R250 to R253) of a feed of 260 cells, and the chunks that who has `own` without `lost` need not fetch.";
+    let mut file = File::new("bounds", about);
+    let log = feed(260);
+    let own = join(&log.live(260));
+    file.case("own", "the live set").with("object", "cells").with("count", "260").hex(&own).expect("ok");
+    let before = Cell::filled(CellKind::Put, BlindId([0; 8]), 1, &mut SeedRng::new(5));
+    file.case("own-before", "a record before the first bound, which was removed since")
+        .with("object", "cells")
+        .with("count", "1")
+        .hex(before.as_bytes())
+        .expect("ok");
+    file.case("valid", "the first blind id of each chunk; the last cell of the first chunk is lost: its range differs")
+        .with("object", "bounds")
+        .with("manifest", "snapshot/manifest")
+        .with("own", "bounds/own")
+        .with("lost", "255")
+        .with("held", "1")
+        .hex(&log.bounds(260).unwrap_or_default())
+        .expect("ok");
+    let base = "bounds/valid";
+    file.moved("whole", base, "ok", "nothing is lost").with("lost", "-").with("held", "0 1");
+    file.moved("last-lost", base, "ok", "the second range differs").with("lost", "259").with("held", "0");
+    file.moved("both-lost", base, "ok", "both ranges differ").with("lost", "0 256").with("held", "-");
+    file.moved("removed-before", base, "ok", "what lies before the first bound is of no range")
+        .with("own", "bounds/own-before bounds/own")
+        .with("lost", "-")
+        .with("held", "0 1");
+    file.mutated("lie", base, "flip 15 03", "ok", "a bound too far right: two ranges differ that are equal")
+        .with("lost", "-")
+        .with("held", "-");
+    file.mutated("ragged", base, "truncate 15", "malformed", "not a whole blind id");
+    file.mutated("short", base, "truncate 8", "wrong-count", "a chunk without a bound");
+    file.mutated("long", base, "append ffffffffffffffff", "wrong-count", "a bound without a chunk");
+    file.mutated("repeated", base, "set 8 0000000000000001", "out-of-order", "one bound twice");
+    file.mutated("turned", base, "set 0 ff", "out-of-order", "not by blind id");
+    let grow = format!("grow {}", limits::BOUNDS_BYTES_MAX + 1);
+    file.mutated("too-large", base, &grow, "too-large", "one byte over the limit");
+    file
+}
+
 fn chunk(file: &mut File, log: &FeedLog) {
     let live = log.live(260);
     file.case("chunk", "the last four cells")

@@ -19,10 +19,11 @@ use crate::text::Library;
 use crate::{run_more, run_names};
 
 /// Every object that a case may name.
-pub(crate) const OBJECTS: [&str; 29] = [
+pub(crate) const OBJECTS: [&str; 30] = [
     "audit-batch",
     "audit-link",
     "beat",
+    "bounds",
     "bundle",
     "catch-up",
     "caught-up",
@@ -119,6 +120,7 @@ pub(crate) fn run(library: &Library, name: &str, object: &str, bytes: &[u8]) -> 
         "cells" => run_more::cells(&c, bytes),
         "name-asked" | "name-filed" => run_names::run(&c, object, bytes),
         "manifest" => run_more::manifest(&c, bytes).map(drop),
+        "bounds" => run_more::bounds(&c, bytes),
         "chunk" => run_more::chunk(&c, bytes),
         "delta" => run_more::delta(&c, bytes),
         "audit-link" => run_more::link(&c, bytes),

@@ -6,6 +6,7 @@ use cpis_protocol::audit::{self, Batch, Link, Receipt, Tip};
 use cpis_protocol::bundle::Index;
 use cpis_protocol::catch_up::{CatchUp, CaughtUp};
 use cpis_protocol::cell::{Cell, FeedKey, LookupPrf as _, Place};
+use cpis_protocol::compare::{Bounds, by_range};
 use cpis_protocol::flag::{RECORD_BYTES, Record};
 use cpis_protocol::grant::Grant;
 use cpis_protocol::head::Beat;
@@ -69,6 +70,26 @@ pub(crate) fn manifest(c: &Context<'_>, bytes: &[u8]) -> Result<Manifest, Refusa
     let manifest = Manifest::verify(bytes, c.number("count"), &c.array("state-root"))?;
     assert_eq!(manifest.to_bytes(), bytes);
     Ok(manifest)
+}
+
+/// The bounds themselves, and which chunks of the state they show a device that has the live set `own`.
+pub(crate) fn bounds(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
+    let named = Context { library: c.library, name: c.need("manifest") };
+    let manifest = ok(manifest(&named, &c.library.bytes(named.name)));
+    let bounds = Bounds::read(bytes, manifest.chunks())?;
+    assert_eq!(bounds.to_bytes(), bytes);
+    let own = c.need("own").split(' ').flat_map(|name| ok(Cell::read_all(&c.library.bytes(name))));
+    let mut own: Vec<Cell> = own.collect();
+    for lost in c.get("lost").unwrap_or_default().split_whitespace().rev() {
+        own.remove(lost.parse().unwrap_or_else(|_| panic!("{}: {lost}", c.name)));
+    }
+    let mut held = Vec::new();
+    ok(by_range(own, &bounds, &manifest, |index, _| {
+        held.push(index.to_string());
+        Ok::<_, Refusal>(())
+    }));
+    assert_eq!(held.join(" "), c.get("held").unwrap_or_default(), "{}", c.name);
+    Ok(())
 }
 
 pub(crate) fn chunk(c: &Context<'_>, bytes: &[u8]) -> Result<(), Refusal> {
@@ -191,6 +212,8 @@ pub(crate) fn beat_by_pull(
         beat: last.cloned(),
         head: None,
         damaged: Default::default(),
+        pinned: None,
+        staged: std::collections::BTreeMap::new(),
         with_grant: false,
         withdrawn: None,
     });
@@ -225,6 +248,8 @@ pub(crate) fn withdrawal_by_pull(bytes: &[u8], trust: &Trust, last: u64) -> Opti
             beat: None,
             head: None,
             damaged: std::collections::BTreeSet::new(),
+            pinned: None,
+            staged: std::collections::BTreeMap::new(),
             with_grant: true,
             withdrawn: None,
         });

@@ -196,7 +196,44 @@ pub trait Feeds {
     /// [`StoreError`].
     fn log_end(&self, log: CellLog) -> Result<FeedSeq, StoreError>;
 
-    /// How many cells all logs hold, live or not.
+    /// Every log of every epoch that ever had a key.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn logs(&self) -> Result<Vec<CellLog>, StoreError>;
+
+    /// The position from which on live sets and deltas of a log can be made; 0 for all of it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn log_floor(&self, log: CellLog) -> Result<FeedSeq, StoreError>;
+
+    /// Raises the floor of a log; never lowers it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn raise_floor(&self, log: CellLog, floor: FeedSeq) -> Result<(), StoreError>;
+
+    /// Writes down that a log has ended by now, if nobody did before; gives when it was written down.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn end_log(&self, log: CellLog, now_ms: UnixMs) -> Result<UnixMs, StoreError>;
+
+    /// Takes at most `limit` cells out that stand at or before `floor` and were superseded by then, or were never live;
+    /// with [`FeedSeq::MAX`] any cell. Gives how many went.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn prune(&self, log: CellLog, floor: FeedSeq, limit: usize) -> Result<usize, StoreError>;
+
+    /// The head of a scope that was the newest at a time; the first one where there was none yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn head_at(&self, scope: ScopeId, at_ms: UnixMs) -> Result<Option<HeadRow>, StoreError>;
+
+    /// How many cells were ever appended to the present logs, whether they are still there or not.
     ///
     /// # Errors
     /// [`StoreError`].

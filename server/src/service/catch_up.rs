@@ -158,6 +158,13 @@ impl<S: Store> Service<S> {
                 if !reply.push_cells(&Request::Manifest { feed, epoch, seq }, &manifest)? {
                     return Ok(false);
                 }
+                // A copy of the same log holds most of it: it compares first, and asks for what differs.
+                if have.is_some_and(|have| have.epoch == epoch) {
+                    let Some(bounds) = part(device, "bounds", self.bounds(device, feed, epoch, seq)) else {
+                        return Ok(true);
+                    };
+                    return reply.push_cells(&Request::Bounds { feed, epoch, seq }, &bounds);
+                }
                 for index in 0..state.count.div_ceil(limits::CHUNK_CELLS) {
                     let Some(cells) = part(device, "chunk", self.chunk(device, feed, epoch, seq, index)) else {
                         return Ok(true);

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
-use cpis_protocol::cell::CELL_BYTES;
+use cpis_protocol::cell::{CELL_BYTES, Cell};
+use cpis_protocol::compare::Bounds;
 use cpis_protocol::digest::Hash;
 use cpis_protocol::id::{Epoch, FeedId, FeedSeq};
 use cpis_protocol::limits;
@@ -43,7 +44,8 @@ impl Snapshots {
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn snapshot<T: Tx>(tx: &T, log: CellLog, seq: FeedSeq) -> Result<Option<Snapshot>, StoreError> {
-    if !reaches(tx, log, seq)? {
+    // R259: Below the floor part of the set is gone, and part of it is worse than none.
+    if seq < tx.log_floor(log)? || !reaches(tx, log, seq)? {
         return Ok(None);
     }
     let mut bytes = Vec::new();
@@ -68,6 +70,16 @@ fn reaches<T: Feeds>(tx: &T, log: CellLog, seq: FeedSeq) -> Result<bool, StoreEr
 pub(crate) fn manifest(snapshot: &[u8]) -> Vec<u8> {
     let leaves: Vec<Hash> = snapshot.chunks_exact(CELL_BYTES).map(tree::leaf).collect();
     Manifest::of(&leaves).to_bytes()
+}
+
+/// The wire form of where each chunk of a live set begins.
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub(crate) fn bounds(snapshot: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let first = snapshot.chunks(limits::CHUNK_CELLS as usize * CELL_BYTES).filter_map(|chunk| chunk.get(..CELL_BYTES));
+    let first: Result<Vec<_>, _> = first.map(|bytes| Cell::from_bytes(bytes).map(|cell| cell.blind())).collect();
+    Ok(Bounds::from_first(first.map_err(|_| StoreError::Corrupt("cell.bytes"))?).to_bytes())
 }
 
 /// One chunk of a live set.
@@ -120,6 +132,16 @@ impl<S: Store> Service<S> {
         seq: FeedSeq,
     ) -> Result<Vec<u8>, ServiceError> {
         Ok(manifest(&self.live(device, CellLog { feed, epoch }, seq)?))
+    }
+
+    pub(super) fn bounds(
+        &self,
+        device: &DeviceRow,
+        feed: FeedId,
+        epoch: Epoch,
+        seq: FeedSeq,
+    ) -> Result<Vec<u8>, ServiceError> {
+        Ok(bounds(&self.live(device, CellLog { feed, epoch }, seq)?)?)
     }
 
     pub(super) fn chunk(

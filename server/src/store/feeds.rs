@@ -260,6 +260,66 @@ impl Feeds for SqliteTx<'_> {
         Ok(statement.query_row((log.feed.as_str(), signed(log.epoch)), |row| row.get(0))?)
     }
 
+    fn logs(&self) -> Result<Vec<CellLog>, StoreError> {
+        let mut statement = self.0.prepare_cached("SELECT DISTINCT feed, epoch FROM feed_key ORDER BY feed, epoch")?;
+        let rows = statement.query_map([], |row| <(String, i64)>::try_from(row))?;
+        rows.map(|row| {
+            let (feed, epoch) = row?;
+            Ok(CellLog { feed: name(&feed)?, epoch: unsigned(epoch) })
+        })
+        .collect()
+    }
+
+    fn log_floor(&self, log: CellLog) -> Result<FeedSeq, StoreError> {
+        let mut statement = self.0.prepare_cached("SELECT floor FROM log WHERE feed = ?1 AND epoch = ?2")?;
+        let floor = statement.query_row((log.feed.as_str(), signed(log.epoch)), |row| row.get(0)).optional()?;
+        Ok(floor.unwrap_or(0))
+    }
+
+    fn raise_floor(&self, log: CellLog, floor: FeedSeq) -> Result<(), StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO log (feed, epoch, floor) VALUES (?1, ?2, ?3)
+             ON CONFLICT (feed, epoch) DO UPDATE SET floor = MAX(floor, ?3)",
+        )?;
+        statement.execute((log.feed.as_str(), signed(log.epoch), floor))?;
+        Ok(())
+    }
+
+    fn end_log(&self, log: CellLog, now_ms: UnixMs) -> Result<UnixMs, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "INSERT INTO log (feed, epoch, ended_ms) VALUES (?1, ?2, ?3)
+             ON CONFLICT (feed, epoch) DO UPDATE SET ended_ms = COALESCE(ended_ms, ?3) RETURNING ended_ms",
+        )?;
+        Ok(statement.query_row((log.feed.as_str(), signed(log.epoch), now_ms), |row| row.get(0))?)
+    }
+
+    fn prune(&self, log: CellLog, floor: FeedSeq, limit: usize) -> Result<usize, StoreError> {
+        let mut statement = self.0.prepare_cached(
+            "DELETE FROM cell WHERE feed = ?1 AND epoch = ?2 AND seq IN (
+               SELECT seq FROM cell WHERE feed = ?1 AND epoch = ?2 AND seq <= ?3
+               AND (?3 = 4294967295 OR live = 0 OR superseded <= ?3) ORDER BY seq LIMIT ?4)",
+        )?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        Ok(statement.execute((log.feed.as_str(), signed(log.epoch), floor, limit))?)
+    }
+
+    fn head_at(&self, scope: ScopeId, at_ms: UnixMs) -> Result<Option<HeadRow>, StoreError> {
+        // Each head of a scope is later than the one before: times and numbers have one order.
+        let mut before = self.0.prepare_cached(
+            "SELECT hash, scope, gseq, issued_ms, bytes FROM head
+             WHERE scope = ?1 AND issued_ms <= ?2 ORDER BY id DESC LIMIT 1",
+        )?;
+        let raw = before.query_row((scope.as_str(), at_ms), |row| RawHead::try_from(row)).optional()?;
+        if let Some(raw) = raw {
+            return head_row(raw).map(Some);
+        }
+        let mut first = self.0.prepare_cached(
+            "SELECT hash, scope, gseq, issued_ms, bytes FROM head WHERE scope = ?1 ORDER BY id LIMIT 1",
+        )?;
+        let raw = first.query_row([scope.as_str()], |row| RawHead::try_from(row)).optional()?;
+        raw.map(head_row).transpose()
+    }
+
     fn count_cells(&self) -> Result<u64, StoreError> {
         let mut statement = self.0.prepare_cached("SELECT COALESCE(SUM(seq), 0) FROM feed")?;
         Ok(unsigned(statement.query_row([], |row| row.get(0))?))

@@ -7,6 +7,7 @@ mod catch_up;
 mod enrolment;
 mod evidence;
 mod inbox;
+mod pruning;
 mod publishing;
 mod rekeying;
 mod renewal;

@@ -15,6 +15,7 @@ use cpis_agent::environment::Environment;
 use cpis_agent::journal::Disk;
 use cpis_agent::port::{Clock, Store, StoreError};
 use cpis_agent::random::RandomError;
+use cpis_agent::scrub;
 use cpis_protocol::id::DeviceId;
 use tokio::sync::watch::channel;
 use tokio::task::JoinSet;
@@ -191,7 +192,8 @@ impl Device {
         let (stop, shutdown) = channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(driver::pull(Arc::clone(&agent), Arc::clone(&transport), shutdown.clone()));
-        tasks.spawn(driver::push(Arc::clone(&agent), Arc::clone(&transport), shutdown));
+        tasks.spawn(driver::push(Arc::clone(&agent), Arc::clone(&transport), shutdown.clone()));
+        tasks.spawn(scrub::run(Arc::clone(&agent), shutdown));
         tasks.spawn(crew::work(Arc::clone(world), Arc::clone(self), Arc::clone(&agent)));
         tasks.spawn(courier::carry(Arc::clone(world), Arc::clone(self), Arc::clone(&agent)));
         tasks.spawn(crew::timers(Arc::clone(world), Arc::clone(self), Arc::clone(&agent)));

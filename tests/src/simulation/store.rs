@@ -11,9 +11,6 @@ use cpis_agent::port::{Generation, RowName, Store, StoreError};
 use super::dice::Dice;
 use super::power::{Power, Verdict};
 
-/// Whether a commit that fails may stand all the same, in part or whole.
-const FAILED_MAY_STAND: bool = false;
-
 #[derive(Debug, Clone, Default)]
 struct Content {
     named: BTreeMap<RowName, Vec<u8>>,
@@ -147,7 +144,7 @@ impl MemoryStore {
                 Ok(())
             }
             Verdict::Fails { reached, full } => {
-                if reached && FAILED_MAY_STAND {
+                if reached {
                     state.change(change);
                 }
                 state.stuck = !full && self.power.coin();
@@ -173,7 +170,6 @@ impl Store for MemoryStore {
     fn commit(&self, rows: &[(RowName, Vec<u8>)]) -> Result<(), StoreError> {
         // As the real one: what the named rows will refer to first, then they, then all of it synced.
         for named in [None, Some(rows.to_vec())] {
-            let before = self.state().shown.named.clone();
             if let Some(rows) = named.filter(|_| !rows.is_empty()) {
                 self.write(true, Change::Named(rows))?;
             }
@@ -184,10 +180,7 @@ impl Store for MemoryStore {
             match self.power.step(false) {
                 Verdict::Done => state.flush(),
                 Verdict::Fails { reached, full } => {
-                    if self.power.is_off().is_none() && !FAILED_MAY_STAND {
-                        state.pending.retain(|change| !matches!(change, Change::Named(_)));
-                        state.shown.named = before;
-                    } else if reached {
+                    if reached {
                         state.flush();
                     }
                     state.stuck = !full && self.power.coin();

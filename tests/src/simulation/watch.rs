@@ -157,6 +157,8 @@ impl Watch {
             view.unreadable,
             view.damaged
         );
+        // Damage comes while the device is off, and every start proves all of the copy.
+        self.spoilt &= !whole;
         // What a new root withdrew, or the disk lost, comes back with the next sync.
         self.proved = whole;
         let (Some(head), true) = (&view.head, whole) else { return Ok(()) };

@@ -14,11 +14,11 @@ impl Pull {
         self.phase = Phase::CatchUp(wants_grant);
         Effect::CatchUp(CatchUp {
             root_version: self.trust.root().version,
-            // A damaged feed is fetched whole, which the server cannot know: the objects come by their names then.
             head: self.head.as_ref().map(|head| head.hash()),
             grant: wants_grant,
-            // A pinned target is completed first: nothing is fetched twice.
-            cells: self.target.is_none() && self.damaged.is_empty(),
+            // Nothing is fetched twice: a pinned target is completed first, and what is damaged or half fetched is compared
+            // with what is here, which the server cannot know.
+            cells: self.target.is_none() && self.damaged.is_empty() && self.staged.is_empty(),
             report: Default::default(),
             audit: Default::default(),
         })

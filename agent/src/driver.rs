@@ -194,6 +194,7 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             pull_once(&agent, machine, &transport, Carrier::Live, now).await
         };
         let (outcome, until_ms) = tokio::select! {
+            biased;
             done = attempt => done,
             _ = shutdown.changed() => return,
         };
@@ -207,6 +208,7 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
         }
         let wait = Duration::from_millis(until_ms.saturating_sub(agent.now().tick_ms));
         now = tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => false,
             () = agent.wake_pull().notified() => true,
             _ = shutdown.changed() => return,
@@ -219,6 +221,7 @@ pub async fn push<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
     let mut machine = Push::new(agent.device(), agent.trust());
     loop {
         let until_ms = tokio::select! {
+            biased;
             until = push_once(&agent, &mut machine, &transport) => until.0,
             _ = shutdown.changed() => return,
         };
@@ -226,6 +229,7 @@ pub async fn push<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             Duration::from_millis(until_ms.saturating_sub(agent.now().tick_ms))
         });
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => {}
             () = agent.wake_push().notified() => {}
             _ = shutdown.changed() => return,

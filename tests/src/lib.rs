@@ -12,5 +12,7 @@ pub mod process;
 pub mod publisher;
 pub mod relay;
 pub mod scene;
+#[cfg(debug_assertions)]
+pub mod simulation;
 pub mod site;
 pub mod swtpm;

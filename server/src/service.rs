@@ -7,13 +7,14 @@ mod catch_up;
 mod device;
 mod enrol;
 mod grant;
+mod news;
 pub(crate) mod objects;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
 use cpis_protocol::id::{DeviceId, ScopeId, UnixMs};
-use cpis_protocol::message::Request;
+use cpis_protocol::message::{NEWS, Request};
 use cpis_protocol::trust::Trust;
 
 use crate::certificate::CertificateError;
@@ -26,6 +27,7 @@ use crate::publish::PublishError;
 
 pub(crate) use beat::sign as sign_beat;
 pub use enrol::{ATTEMPTS, EnrolError, invite};
+pub use news::{Ended, Look, Wait};
 
 /// How often at most a device's presence is written down when nothing else is.
 const SEEN_EVERY_MS: i64 = 60_000;
@@ -123,6 +125,7 @@ pub struct Service<S: Store> {
     beats: Mutex<beat::Beats>,
     snapshots: Mutex<objects::Snapshots>,
     seen: Mutex<std::collections::HashMap<DeviceId, UnixMs>>,
+    waiting: news::Waiting,
 }
 
 /// A device that has shown who it is.
@@ -154,6 +157,7 @@ impl<S: Store> Service<S> {
             beats: Mutex::default(),
             snapshots: Mutex::default(),
             seen: Mutex::default(),
+            waiting: news::Waiting::default(),
         }
     }
 
@@ -259,6 +263,8 @@ impl<S: Store> Service<S> {
             Request::Chunk { feed, epoch, seq, index } => (self.chunk(&device, feed, epoch, seq, index)?, None),
             Request::Audit(body) => (self.audit(&device, &body, now_ms)?, None),
             Request::Report(body) => (self.report(&device, &body, now_ms)?, None),
+            // At once: whatever carries requests holds the answer back, if it can.
+            Request::News(head) => (if self.is_news(&device, &head)? { NEWS.to_vec() } else { Vec::new() }, None),
         };
         self.note(&device, now_ms, gseq);
         Ok(reply)

@@ -7,6 +7,7 @@ mod catch_up;
 mod enrolment;
 mod evidence;
 mod inbox;
+mod news;
 mod publishing;
 mod rekeying;
 mod renewal;

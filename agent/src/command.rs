@@ -19,6 +19,7 @@ use crate::cli::{
 };
 use crate::client::{Client, ClientError};
 use crate::config::Config;
+use crate::port::Transport as _;
 use crate::status::Status;
 use crate::{bundle, doctor, driver, enrol, output, show};
 
@@ -367,6 +368,7 @@ async fn sync_stopped(cli: &Cli) -> Done {
         }
     };
     bar.finish();
+    agent.sync_status().set_trouble(transport.trouble());
     agent.sync_status().finish(outcome, agent.now().time_ms);
     driver::push_once(&agent, &mut push, &transport).await;
     let status = tokio::task::spawn_blocking(move || agent.status());

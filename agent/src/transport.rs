@@ -1,9 +1,8 @@
 //! The way to the server: HTTPS with mutual TLS 1.3, pinned to the deployment's own authority. The home of reqwest and rustls.
 //! It must not follow redirects, trust the platform's certificate store, or read a longer reply than an honest one has.
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use cpis_protocol::message::{Failure, REASON_HEADER, Request, classify};
@@ -11,10 +10,16 @@ use cpis_protocol::sign::Signer;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::time_provider::TimeProvider;
 
+use self::verifier::{Seen, Verifier};
 use crate::port::{Clock, Transport};
+use crate::trouble::{NameError, Trouble};
+
+mod verifier;
 
 /// How long sent bytes may go unacknowledged: a link that went away is not waited for until the read times out.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
+/// How long nothing may come in while something was asked for.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The transport could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,9 @@ pub struct HttpTransport {
     base: String,
     received: AtomicU64,
     sent: AtomicU64,
+    /// Why a certificate was refused, and why the last request failed.
+    seen: Seen,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 impl core::fmt::Debug for HttpTransport {
@@ -94,10 +102,11 @@ impl HttpTransport {
         if !url.starts_with("https://") {
             return Err(TransportError::NotHttps);
         }
-        let client = client(url, authorities, identity, Arc::clone(&clock), floor_ms)?;
+        let seen = Seen::default();
+        let client = client(url, authorities, identity, Arc::clone(&clock), floor_ms, Arc::clone(&seen))?;
         let base = url.trim_end_matches('/').to_owned();
         let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { client: RwLock::new(client), clock, base, received, sent })
+        Ok(Self { client: RwLock::new(client), clock, base, received, sent, seen, trouble: Mutex::default() })
     }
 
     /// Takes up another certificate, or the authorities of a newer root. Requests under way end as they began; those
@@ -111,7 +120,8 @@ impl HttpTransport {
         identity: Option<&Identity<'_>>,
         floor_ms: i64,
     ) -> Result<(), TransportError> {
-        let fresh = client(&self.base, authorities, identity, Arc::clone(&self.clock), floor_ms)?;
+        let seen = Arc::clone(&self.seen);
+        let fresh = client(&self.base, authorities, identity, Arc::clone(&self.clock), floor_ms, seen)?;
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -143,6 +153,7 @@ fn client(
     identity: Option<&Identity<'_>>,
     clock: Arc<dyn Clock>,
     floor_ms: i64,
+    seen: Seen,
 ) -> Result<reqwest::Client, TransportError> {
     let mut roots = rustls::RootCertStore::empty();
     for authority in authorities {
@@ -150,7 +161,9 @@ fn client(
     }
     let config = rustls::ClientConfig::builder_with_details(provider(), Arc::new(FlooredTime { clock, floor_ms }))
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots);
+        .dangerous()
+        // Judges as the authorities alone would, and remembers why.
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(roots, authorities, provider(), seen)?));
     let mut config = match identity {
         None => config.with_no_client_auth(),
         Some(identity) => {
@@ -166,7 +179,7 @@ fn client(
         .https_only(true)
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(15))
-        .read_timeout(Duration::from_secs(60))
+        .dns_resolver(Arc::new(Names))
         .tcp_user_timeout(UNACKNOWLEDGED)
         // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
         .tcp_keepalive(None)
@@ -184,10 +197,76 @@ fn is_loopback(url: &str) -> bool {
 
 impl Transport for HttpTransport {
     async fn send(&self, request: Request) -> Result<Vec<u8>, Failure> {
+        let result = self.exchange(request).await;
+        if result.is_ok() {
+            self.set_trouble(None);
+        }
+        result
+    }
+
+    fn heard(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl HttpTransport {
+    fn set_trouble(&self, trouble: Option<Trouble>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What comes in, unless nothing comes in for too long.
+    async fn within<R>(
+        &self,
+        patience: Duration,
+        coming: impl Future<Output = reqwest::Result<R>>,
+    ) -> Result<R, Failure> {
+        match tokio::time::timeout(patience, coming).await {
+            Ok(Ok(come)) => Ok(come),
+            Ok(Err(error)) => Err(self.failure(&error)),
+            Err(_) => {
+                self.set_trouble(Some(Trouble::Silent));
+                Err(Failure::Offline)
+            }
+        }
+    }
+
+    /// The reply's head. A page in place of a reply is not from the server, whoever proved what before.
+    async fn ask(&self, builder: reqwest::RequestBuilder, patience: Duration) -> Result<reqwest::Response, Failure> {
+        let response = self.within(patience, builder.send()).await?;
+        let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let is_page = kind.starts_with("text/html");
+        if matches!((response.status().as_u16(), is_page), (300..=399 | 511, _) | (200, true)) {
+            self.set_trouble(Some(Trouble::SignInPage));
+            return Err(Failure::NotTheServer);
+        }
+        Ok(response)
+    }
+
+    /// Why there was no reply. Something that speaks TLS with another certificate, or no TLS at all, is not the server.
+    fn failure(&self, error: &reqwest::Error) -> Failure {
+        let refused = self.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let silent = error.is_timeout().then_some(Trouble::Silent);
+        let trouble = match Trouble::of(error) {
+            // Whose the certificate is, only the verifier has seen.
+            Some(Trouble::Opened { issuer }) => Some(refused.unwrap_or(Trouble::Opened { issuer })),
+            found => found.or(silent),
+        };
+        let is_somebody_else = trouble.as_ref().is_some_and(Trouble::is_somebody_else);
+        self.set_trouble(trouble);
+        if is_somebody_else { Failure::NotTheServer } else { Failure::Offline }
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Vec<u8>, Failure> {
         let url = format!("{}{}", self.base, request.path());
         let limit = request.reply_bytes_max();
         // Its whole parts are good even when the reply was cut.
         let keeps_part = matches!(request, Request::CatchUp(_));
+        // The answer to the question for news is held back, and whoever asks gives it up when it is time to poll.
+        let patience = if matches!(request, Request::News(_)) { Duration::MAX } else { SILENCE };
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let builder = match request.body() {
             None => client.get(url),
@@ -196,7 +275,7 @@ impl Transport for HttpTransport {
                 client.post(url).header("content-type", "application/octet-stream").body(body.to_vec())
             }
         };
-        let mut response = builder.send().await.map_err(|error| failure(&error))?;
+        let mut response = self.ask(builder, patience).await?;
         let status = response.status().as_u16();
         if status != 200 {
             let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -205,39 +284,32 @@ impl Transport for HttpTransport {
         }
         let mut body = Vec::new();
         loop {
-            let part = match response.chunk().await {
+            let part = match self.within(SILENCE, response.chunk()).await {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
                 Err(_) if keeps_part && !body.is_empty() => break,
-                Err(error) => return Err(failure(&error)),
+                Err(failure) => return Err(failure),
             };
             if body.len() + part.len() > limit {
                 return Err(Failure::EndlessReply);
             }
+            self.received.fetch_add(part.len() as u64, Ordering::Relaxed);
             body.extend_from_slice(&part);
         }
-        self.received.fetch_add(body.len() as u64, Ordering::Relaxed);
         Ok(body)
     }
 }
 
-/// Something that speaks TLS with another certificate, or no TLS at all, is not the server.
-fn failure(error: &reqwest::Error) -> Failure {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return match tls {
-                rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_) => Failure::NotTheServer,
-                _ => Failure::Offline,
-            };
-        }
-        source = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .map(|inner| inner as &(dyn std::error::Error + 'static))
-            .or_else(|| cause.source());
+/// Names to addresses by the system's own means, with an error that can be told from others.
+struct Names;
+
+impl reqwest::dns::Resolve for Names {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(NameError)?;
+            Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as reqwest::dns::Addrs)
+        })
     }
-    Failure::Offline
 }
 
 /// Makes the provider the process's own, for clients that name none.

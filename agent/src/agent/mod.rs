@@ -81,6 +81,7 @@ pub struct Agent {
     vault: Vault,
     status: SyncStatus,
     moved: AtomicBool,
+    news: AtomicBool,
     wake_pull: Notify,
     wake_push: Notify,
     /// The turn for a memory-hard step, and how many there were.
@@ -174,6 +175,7 @@ impl Agent {
             vault: Vault::default(),
             status: SyncStatus::default(),
             moved: AtomicBool::new(false),
+            news: AtomicBool::new(config.news),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
             memory_hard: Mutex::new(0),
@@ -364,6 +366,16 @@ impl Agent {
     /// The device secret.
     pub const fn device_secret(&self) -> &DeviceSecret {
         &self.secret
+    }
+
+    /// Whether it is to be told of news, and not only to poll.
+    pub fn wants_news(&self) -> bool {
+        self.news.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether it is to be told of news: from the next poll on.
+    pub fn set_news(&self, wanted: bool) {
+        self.news.store(wanted, Ordering::Relaxed);
     }
 
     /// Marks that something other than the pull loop moved the copy.

@@ -333,6 +333,7 @@ fn finish_sync(cli: &Cli, status: &Status) -> Done {
         return Err(Failed::new(Exit::NotPermitted, why, hint));
     }
     let hint = match status.copy.cannot_answer {
+        _ if status.link.trouble.is_some() => status.link.trouble.as_ref().map_or("", |trouble| &trouble.remedy),
         None => "the copy on this device keeps answering, with its true age; see `cpis-agent status`",
         Some(_) => "see `cpis-agent doctor`",
     };

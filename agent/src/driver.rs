@@ -191,6 +191,7 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             return;
         };
         agent.sync_status().begin();
+        agent.hurry().begin(now);
         let before = agent.replica().view().head.as_ref().map(|head| head.hash());
         let attempt = async {
             let _turn = agent.turn().lock().await;
@@ -206,6 +207,10 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             done = attempt => done,
             _ = shutdown.changed() => return,
         };
+        if agent.hurry().gave_up() {
+            now = true;
+            continue;
+        }
         agent.sync_status().set_trouble(transport.trouble());
         agent.sync_status().finish(outcome, agent.replica().clock().now(agent.clock().reading()));
         let spread_s = machine.spread_s();
@@ -263,9 +268,7 @@ pub async fn push_once<T: Transport>(
             push::Effect::Load(max) => {
                 push::Input::Loaded(blocking(agent, move |a| a.unacknowledged(max)).await.flatten())
             }
-            push::Effect::Send(request) => {
-                push::Input::Replied(transport.send(request).await)
-            }
+            push::Effect::Send(request) => push::Input::Replied(transport.send(request).await),
             push::Effect::Acknowledge(receipt) => {
                 let result = blocking(agent, move |a| a.acknowledge(&receipt)).await;
                 push::Input::Acknowledged(result.unwrap_or(Err(cpis_protocol::Refusal::Malformed)))

@@ -139,7 +139,8 @@ impl Trouble {
                 "a sign-in page answers in its place: this network wants somebody to sign in or accept its terms".into()
             }
             Self::Opened { issuer } if issuer.is_empty() => {
-                "something on the way opens encrypted connections and answers in its place; nothing was sent to it".into()
+                "something on the way opens encrypted connections and answers in its place; nothing was sent to it"
+                    .into()
             }
             Self::Opened { issuer } => format!(
                 "something on the way opens encrypted connections and answers in its place, with a certificate by \
@@ -148,11 +149,17 @@ impl Trouble {
             Self::WrongClock { now_ms } => {
                 format!("the server's certificate is not good by this device's clock, which says {}", london(*now_ms))
             }
-            Self::ProxySignIn => "this network's proxy wants a name and a password before it lets anything through".into(),
+            Self::ProxySignIn => {
+                "this network's proxy wants a name and a password before it lets anything through".into()
+            }
             Self::ProxyRefuses => "this network's proxy does not let this device through to the server".into(),
-            Self::NameUnknown => "this network does not know the server's name: no connection, or a network of its own".into(),
+            Self::NameUnknown => {
+                "this network does not know the server's name: no connection, or a network of its own".into()
+            }
             Self::NoRoute => "no network: there is no way from this device to the server".into(),
-            Self::Refused => "nothing listens at the server's address: the server is stopped, or a firewall refuses".into(),
+            Self::Refused => {
+                "nothing listens at the server's address: the server is stopped, or a firewall refuses".into()
+            }
             Self::Silent => "the server does not answer: no signal, or a firewall that drops the connection".into(),
             Self::Cut => "the connection broke".into(),
         }
@@ -220,7 +227,10 @@ mod tests {
         // The name comes first, whatever the resolver's own error is.
         assert_eq!(nested(NameError(io::Error::from(ErrorKind::TimedOut))), Some(Trouble::NameUnknown));
         let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        assert_eq!(nested(io::Error::new(ErrorKind::InvalidData, tls)), Some(Trouble::Opened { issuer: String::new() }));
+        assert_eq!(
+            nested(io::Error::new(ErrorKind::InvalidData, tls)),
+            Some(Trouble::Opened { issuer: String::new() })
+        );
         let plain = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
         assert_eq!(nested(io::Error::new(ErrorKind::InvalidData, plain)), Some(Trouble::SignInPage));
     }
@@ -242,8 +252,11 @@ mod tests {
         for trouble in all {
             let status = trouble.status();
             assert!(status.finding.len() > 15 && status.remedy.len() > 15 && !status.code.contains(' '), "{status:?}");
-            assert_eq!(trouble.is_somebody_else(), status.code.contains("sign-in") || status.code.contains("tls")
-                || status.code.contains("clock"), "{status:?}");
+            assert_eq!(
+                trouble.is_somebody_else(),
+                status.code.contains("sign-in") || status.code.contains("tls") || status.code.contains("clock"),
+                "{status:?}"
+            );
         }
     }
 }

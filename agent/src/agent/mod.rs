@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::device_secret::DeviceSecret;
 use crate::durable;
 use crate::environment::{Environment, ThisMachine};
+use crate::hurry::Hurry;
 use crate::journal::{Journal, JournalError, Options, Priority};
 use crate::keyslot::Keyslot;
 use crate::local_keys::LocalKeys;
@@ -82,6 +83,7 @@ pub struct Agent {
     status: SyncStatus,
     moved: AtomicBool,
     news: AtomicBool,
+    hurry: Hurry,
     wake_pull: Notify,
     wake_push: Notify,
     /// The turn for a memory-hard step, and how many there were.
@@ -176,6 +178,7 @@ impl Agent {
             status: SyncStatus::default(),
             moved: AtomicBool::new(false),
             news: AtomicBool::new(config.news),
+            hurry: Hurry::default(),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
             memory_hard: Mutex::new(0),
@@ -366,6 +369,11 @@ impl Agent {
     /// The device secret.
     pub const fn device_secret(&self) -> &DeviceSecret {
         &self.secret
+    }
+
+    /// Whether somebody waits for the sync under way.
+    pub(crate) const fn hurry(&self) -> &Hurry {
+        &self.hurry
     }
 
     /// Whether it is to be told of news, and not only to poll.

@@ -34,6 +34,11 @@ struct Shared<S: Store> {
 
 /// The routes; every request must carry a [`Peer`] extension.
 pub fn router<S: Store>(service: Arc<Service<S>>) -> Router {
+    router_within(service, REQUEST_TIME)
+}
+
+/// The same with another limit to the time of a request.
+pub fn router_within<S: Store>(service: Arc<Service<S>>, request_time: Duration) -> Router {
     let shared = Arc::new(Shared { service, workers: Semaphore::new(WORKERS) });
     // Outside the time limit of requests: these wait, holding nothing.
     let waits = Router::new().route("/v1/news/{head}", get(news::<S>)).layer(CatchPanicLayer::new());
@@ -41,7 +46,7 @@ pub fn router<S: Store>(service: Arc<Service<S>>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { ([(header::CACHE_CONTROL, NO_STORE)], "ok\n") }))
         .fallback(answer::<S>)
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIME))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, request_time))
         .layer(CatchPanicLayer::new())
         .with_state(shared)
         .merge(waits)

@@ -1,11 +1,13 @@
 //! News within about a second, and whoever asks goes ahead of the schedule: the real programs over real sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as it must be")]
+#![allow(clippy::print_stdout, reason = "what was measured is shown where somebody looks")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cpis_tests::bench::net::Line;
 use cpis_tests::between::{Between, Way};
 use cpis_tests::process::Running;
 use cpis_tests::scene::{COLUMNS, count, number_from, text};
@@ -74,6 +76,36 @@ fn where_each_byte_is_paid_for_it_is_off() {
     agent.sync().unwrap();
     assert!(gseq(&agent) > before);
     assert!(running.stop().unwrap().success());
+    server.stop().unwrap();
+}
+
+/// What it costs to be told: the question, the answer that there is nothing, and what TCP and Ethernet add.
+#[test]
+fn a_wait_costs_a_few_hundred_bytes() {
+    let work = tempfile::tempdir().unwrap();
+    let line = Line::lay().unwrap();
+    let site = deployment(&work.path().join("central"), line.place().unwrap(), 60);
+    let config = site.directory().join("server.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("news_hold_s = 230", "news_hold_s = 10")).unwrap();
+    let server = line.at_server(|| site.serve()).unwrap();
+    line.at_agent(|| {
+        let agent = site.enrol(&work.path().join("crew"), "crew")?;
+        let running = agent.start()?;
+        agent.sync()?;
+        // Between two answers: one answer and one question.
+        line.wait_quiet(Duration::from_secs(3))?;
+        let (before, begun) = (line.count()?, Instant::now());
+        std::thread::sleep(Duration::from_secs(30));
+        let count = line.count()?.since(&before);
+        assert_eq!(count.connections, 0);
+        let each = count.bytes() / 3;
+        println!("{count:?} in {:?}: {each} bytes for a question and its answer", begun.elapsed());
+        assert!((100..=500).contains(&each), "{each}");
+        running.stop()?;
+        Ok(())
+    })
+    .unwrap();
     server.stop().unwrap();
 }
 

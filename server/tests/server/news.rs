@@ -153,6 +153,50 @@ fn one_wait_of_a_device_and_not_more_than_may() {
     });
 }
 
+/// Each comes with a question of its own as soon as it is told: the server sets how many do so in a second.
+#[test]
+fn many_are_told_one_after_the_other() {
+    rt().block_on(async {
+        let running = Arc::new(start(with(Rig::new(), |config| config.news_per_s = 10)).await);
+        let named = newest(&running.rig);
+        let mut waiting = Vec::new();
+        for seed in 1..=30 {
+            let (running, device) = (Arc::clone(&running), enrolled(&running, seed).await);
+            waiting.push(tokio::spawn(async move {
+                let (_, _, body) = ask(&running, &device, &named).await.unwrap();
+                assert_eq!(body, [1]);
+                Instant::now()
+            }));
+        }
+        until_waiting(&running, 30).await;
+        publish_elsewhere(&running.rig, 1, true);
+        let mut told = Vec::new();
+        for wait in waiting {
+            told.push(wait.await.unwrap());
+        }
+        told.sort_unstable();
+        let took = told[29] - told[0];
+        assert!(took > Duration::from_millis(1_500) && took < Duration::from_millis(4_500), "{took:?}");
+    });
+}
+
+/// Every request has a time limit, a minute as a rule and a second here; this one is outside it.
+#[test]
+fn a_wait_is_not_cut_by_the_time_limit_of_requests() {
+    rt().block_on(async {
+        let rig = with(Rig::new(), |config| config.news_hold_s = 10);
+        let (device, named) = (rig.device(1), newest(&rig));
+        let router = cpis_server::http::router_within(Arc::clone(&rig.service), Duration::from_secs(1));
+        let mut request = axum::http::Request::new(axum::body::Body::empty());
+        *request.uri_mut() = Request::News(named).path().parse().unwrap();
+        request.extensions_mut().insert(cpis_server::service::Peer::from(Some(device.id())));
+        let begun = Instant::now();
+        let response = tower::ServiceExt::oneshot(router, request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
+    });
+}
+
 #[test]
 fn a_device_that_is_withdrawn_while_it_waits_is_told_to_ask() {
     rt().block_on(async {

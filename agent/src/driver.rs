@@ -7,16 +7,16 @@ use std::time::Duration;
 use cpis_protocol::audit::ErasureCause;
 use cpis_protocol::clock::{Carrier, Reading};
 use cpis_protocol::message::{Failure, Request};
-use cpis_protocol::sync::news::News;
 use cpis_protocol::sync::pull::{self, Pull};
 use cpis_protocol::sync::push::{self, Push};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
+use crate::news::Question;
 use crate::port::Transport;
 use crate::status::Progress;
-use crate::{builder, exchange, hurry, memory, news};
+use crate::{builder, exchange, hurry, memory};
 
 /// How long an upload waits for links that are on their way in a combined exchange.
 const RIDE: Duration = Duration::from_secs(10);
@@ -177,7 +177,7 @@ fn stored<E: core::fmt::Display>(result: Option<Result<(), E>>) -> pull::Input {
 /// Keeps the copy up to date until shutdown. Waits for nothing that the upload does.
 pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdown: watch::Receiver<bool>) {
     let mut held = agent.pull_machine(true);
-    let mut news = News::new(agent.device());
+    let mut question = Question::new(agent.device());
     let mut now = false;
     loop {
         if agent.erasure().is_some() {
@@ -208,6 +208,7 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             _ = shutdown.changed() => return,
         };
         if agent.hurry().gave_up() {
+            question.let_go();
             now = true;
             continue;
         }
@@ -215,8 +216,8 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
         agent.sync_status().finish(outcome, agent.replica().clock().now(agent.clock().reading()));
         let spread_s = machine.spread_s();
         let after = agent.replica().view().head.as_ref().map(|head| head.hash());
-        news.synced(before != after || agent.erasure().is_some(), agent.now().tick_ms);
         let online = outcome == pull::Outcome::UpToDate;
+        question.synced(&agent, before != after, online);
         if online {
             tracing::info!("the copy is up to date");
             // The link is there: what waits in the outbox goes now.
@@ -228,7 +229,7 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
         now = tokio::select! {
             () = tokio::time::sleep(wait) => false,
             () = agent.wake_pull().notified() => true,
-            () = news::wait(&agent, transport.as_ref(), &mut news, spread_s), if online => false,
+            () = question.answered(&agent, &transport, spread_s), if online => false,
             _ = shutdown.changed() => return,
         };
     }

@@ -20,6 +20,8 @@ mod verifier;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
 /// How long nothing may come in while something was asked for.
 const SILENCE: Duration = Duration::from_secs(60);
+/// The same for what the server holds back, which it does for an hour at most.
+const HELD_BACK: Duration = Duration::from_secs(3_900);
 
 /// The transport could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -265,8 +267,7 @@ impl HttpTransport {
         let limit = request.reply_bytes_max();
         // Its whole parts are good even when the reply was cut.
         let keeps_part = matches!(request, Request::CatchUp(_));
-        // The answer to the question for news is held back, and whoever asks gives it up when it is time to poll.
-        let patience = if matches!(request, Request::News(_)) { Duration::MAX } else { SILENCE };
+        let patience = if matches!(request, Request::News(_)) { HELD_BACK } else { SILENCE };
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let builder = match request.body() {
             None => client.get(url),

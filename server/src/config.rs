@@ -92,7 +92,7 @@ impl Default for Config {
             alert_births: 5,
             alert_sequence: 5,
             connections_max: 4096,
-            news_hold_s: 230,
+            news_hold_s: 1800,
             news_max: 4096,
             news_per_s: 1000,
         }

@@ -79,30 +79,56 @@ fn where_each_byte_is_paid_for_it_is_off() {
     server.stop().unwrap();
 }
 
-/// What it costs to be told: the question, the answer that there is nothing, and what TCP and Ethernet add.
+/// What it costs to be told: nothing while the question waits, over polls too; with each hold of the server's, once the
+/// question and its answer with what TCP and Ethernet add.
 #[test]
-fn a_wait_costs_a_few_hundred_bytes() {
+fn a_question_costs_a_few_hundred_bytes_and_waiting_nothing() {
     let work = tempfile::tempdir().unwrap();
     let line = Line::lay().unwrap();
     let site = deployment(&work.path().join("central"), line.place().unwrap(), 60);
     let config = site.directory().join("server.toml");
     let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("news_hold_s = 230", "news_hold_s = 10")).unwrap();
-    let server = line.at_server(|| site.serve()).unwrap();
+    let set = |hold_s: u32, poll_s: u32| {
+        let text = text.replace("news_hold_s = 1800", &format!("news_hold_s = {hold_s}"));
+        std::fs::write(&config, text.replace("poll_s = 300", &format!("poll_s = {poll_s}"))).unwrap();
+        line.at_server(|| site.serve()).unwrap()
+    };
+    let server = set(10, 300);
+    let agent = line
+        .at_agent(|| {
+            let agent = site.enrol(&work.path().join("crew"), "crew")?;
+            let running = agent.start()?;
+            agent.sync()?;
+            // Between two answers: one answer and one question.
+            line.wait_quiet(Duration::from_secs(3))?;
+            let before = line.count()?;
+            std::thread::sleep(Duration::from_secs(30));
+            let count = line.count()?.since(&before);
+            println!("{count:?} for three answers and three questions");
+            assert!(count.connections == 0 && (300..=1_500).contains(&count.bytes()), "{count:?}");
+            running.stop()?;
+            Ok(agent)
+        })
+        .unwrap();
+    server.stop().unwrap();
+    let server = set(3_600, 5);
     line.at_agent(|| {
-        let agent = site.enrol(&work.path().join("crew"), "crew")?;
-        let running = agent.start()?;
-        agent.sync()?;
-        // Between two answers: one answer and one question.
-        line.wait_quiet(Duration::from_secs(3))?;
-        let (before, begun) = (line.count()?, Instant::now());
-        std::thread::sleep(Duration::from_secs(30));
-        let count = line.count()?.since(&before);
-        assert_eq!(count.connections, 0);
-        let each = count.bytes() / 3;
-        println!("{count:?} in {:?}: {each} bytes for a question and its answer", begun.elapsed());
-        assert!((100..=500).contains(&each), "{each}");
-        running.stop()?;
+        let mut polls = [0, 0];
+        for (news, bytes) in [true, false].into_iter().zip(&mut polls) {
+            let settings = format!("device_secret = \"file\"\nnews = {news}\n");
+            std::fs::write(agent.directory().join("agent.toml"), settings)?;
+            let running = agent.start()?;
+            agent.sync()?;
+            // The place in the interval is found, and the question asked.
+            std::thread::sleep(Duration::from_secs(10));
+            let (before, attempts) = (line.count()?, count(&agent.status()?, "/link/attempts"));
+            std::thread::sleep(Duration::from_secs(20));
+            let each = line.count()?.since(&before).bytes() / (count(&agent.status()?, "/link/attempts") - attempts);
+            println!("news {news}: {each} bytes for a poll");
+            *bytes = each;
+            running.stop()?;
+        }
+        assert!(polls[0] <= polls[1] + 60, "a question that is open over polls costs nothing: {polls:?}");
         Ok(())
     })
     .unwrap();

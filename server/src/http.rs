@@ -16,14 +16,14 @@ use cpis_protocol::Refusal;
 use cpis_protocol::id::unhex;
 use cpis_protocol::limits;
 use cpis_protocol::message::{
-    ASK_HEADER, ASK_HEADER_BYTES_MAX, REASON_HEADER, REASON_REVOKED, REASON_SUSPENDED, Request,
+    ASK_HEADER, ASK_HEADER_BYTES_MAX, NEWS, REASON_HEADER, REASON_REVOKED, REASON_SUSPENDED, Request,
 };
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::port::Store;
-use crate::service::{Peer, Service, ServiceError};
+use crate::service::{Ended, Peer, Service, ServiceError};
 
 /// The longest that one request may take, its body included.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
@@ -40,13 +40,53 @@ struct Shared<S: Store> {
 
 /// The routes; every request must carry a [`Peer`] extension.
 pub fn router<S: Store>(service: Arc<Service<S>>) -> Router {
+    router_within(service, REQUEST_TIME)
+}
+
+/// The same with another limit to the time of a request.
+pub fn router_within<S: Store>(service: Arc<Service<S>>, request_time: Duration) -> Router {
     let shared = Arc::new(Shared { service, workers: Semaphore::new(WORKERS) });
+    // Outside the time limit of requests: these wait, holding nothing.
+    let waits = Router::new().route("/v1/news/{head}", get(news::<S>)).layer(CatchPanicLayer::new());
+    let waits = waits.with_state(Arc::clone(&shared));
     Router::new()
         .route("/healthz", get(|| async { ([(header::CACHE_CONTROL, NO_STORE)], "ok\n") }))
         .fallback(answer::<S>)
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIME))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, request_time))
         .layer(CatchPanicLayer::new())
         .with_state(shared)
+        .merge(waits)
+}
+
+/// Answers a device that waits for news: when there is some, or when the time is over.
+async fn news<S: Store>(
+    State(shared): State<Arc<Shared<S>>>,
+    Extension(peer): Extension<Peer>,
+    http: HttpRequest<Body>,
+) -> Response<Body> {
+    let Some(Request::News(named)) = Request::from_path(http.uri().path()) else {
+        return refuse(&ServiceError::NotFound);
+    };
+    let service = Arc::clone(&shared.service);
+    let entered = {
+        let Ok(_permit) = shared.workers.acquire().await else { return refuse(&ServiceError::Retry(1)) };
+        tokio::task::spawn_blocking(move || service.wait_for_news(peer, named)).await
+    };
+    let ended = match entered {
+        Ok(Ok(None)) => Ended::News,
+        Ok(Ok(Some(wait))) => wait.end().await,
+        Ok(Err(error)) => return refuse(&error),
+        Err(_) => return refuse(&ServiceError::Internal("a request panicked".into())),
+    };
+    let body = match ended {
+        Ended::News => Body::from(&NEWS[..]),
+        Ended::Nothing => Body::empty(),
+        // They come back over the spread that every outage has.
+        Ended::Stopped => return refuse(&ServiceError::Retry(0)),
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+    response
 }
 
 async fn answer<S: Store>(
@@ -143,7 +183,7 @@ fn refuse(error: &ServiceError) -> Response<Body> {
     if let Some(reason) = reason {
         headers.insert(HeaderName::from_static(REASON_HEADER), HeaderValue::from_static(reason));
     }
-    if let ServiceError::Retry(seconds) = error {
+    if let ServiceError::Retry(seconds @ 1..) = error {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(*seconds));
     }
     response

@@ -8,6 +8,7 @@ mod device;
 mod enrol;
 mod grant;
 mod mirror;
+mod news;
 pub(crate) mod objects;
 mod presence;
 
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
 use cpis_protocol::id::{DeviceId, ScopeId};
-use cpis_protocol::message::Request;
+use cpis_protocol::message::{NEWS, Request};
 use cpis_protocol::trust::Trust;
 
 use crate::certificate::CertificateError;
@@ -29,6 +30,7 @@ use crate::publish::PublishError;
 pub(crate) use beat::sign as sign_beat;
 pub use enrol::{ATTEMPTS, EnrolError, invite};
 use mirror::Asker;
+pub use news::{Ended, Look, Wait};
 
 /// Why a request gets no reply. The transport turns it into its own words.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +125,7 @@ pub struct Service<S: Store> {
     beats: Mutex<beat::Beats>,
     snapshots: Mutex<objects::Snapshots>,
     presence: Mutex<presence::Presence>,
+    waiting: news::Waiting,
 }
 
 /// A device that has shown who it is.
@@ -154,6 +157,7 @@ impl<S: Store> Service<S> {
             beats: Mutex::default(),
             snapshots: Mutex::default(),
             presence: Mutex::default(),
+            waiting: news::Waiting::default(),
         }
     }
 
@@ -264,6 +268,8 @@ impl<S: Store> Service<S> {
             Request::Chunk { feed, epoch, seq, index } => (self.chunk(&device, feed, epoch, seq, index)?, None),
             Request::Audit(body) => (self.audit(&device, &body, now_ms)?, None),
             Request::Report(body) => (self.report(&device, &body, now_ms)?, None),
+            // At once: whatever carries requests holds the answer back, if it can.
+            Request::News(head) => (if self.is_news(&device, &head)? { NEWS.to_vec() } else { Vec::new() }, None),
         };
         self.note(&device, now_ms, gseq);
         Ok(reply)

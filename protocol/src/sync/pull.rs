@@ -7,6 +7,7 @@
 
 mod at_hand;
 mod combined;
+mod pace;
 mod resume;
 mod signed;
 
@@ -420,25 +421,5 @@ impl Pull {
                 self.fail(Outcome::Refused(Refusal::WrongStateRoot), now)
             }
         }
-    }
-
-    fn rest(&mut self, now: Now) -> Effect {
-        self.backoff.succeeded();
-        self.at_hand.clear();
-        let poll_ms = self.beat.as_ref().map_or(300, |beat| u64::from(beat.next_poll_s).max(1)) * 1000;
-        let until_ms = now.tick_ms.saturating_add(poll_ms).saturating_add(self.backoff.draw(poll_ms / 8 + 1));
-        Effect::Wait { until_ms, outcome: Outcome::UpToDate }
-    }
-
-    fn fail(&mut self, outcome: Outcome, now: Now) -> Effect {
-        self.phase = Phase::Idle;
-        self.doubt_combined(outcome, now);
-        let failure = match outcome {
-            Outcome::Failed(failure) => Some(failure),
-            Outcome::UpToDate | Outcome::Refused(_) | Outcome::StoreFailed | Outcome::KeyMissing => None,
-        };
-        let spread_s = self.beat.as_ref().map_or(5, |beat| beat.spread_s);
-        let until_ms = now.tick_ms.saturating_add(self.backoff.failed(failure, spread_s));
-        Effect::Wait { until_ms, outcome }
     }
 }

@@ -17,6 +17,9 @@ use crate::port::{Clock, Transport};
 /// How long sent bytes may go unacknowledged: a link that went away is not waited for until the read times out.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
 
+/// The longest HTTP/2 frame that is taken: longer than any object.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+
 /// The transport could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -182,6 +185,8 @@ fn client(url: &str, config: rustls::ClientConfig) -> Result<reqwest::Client, Tr
         .connect_timeout(Duration::from_secs(15))
         .read_timeout(Duration::from_secs(60))
         .tcp_user_timeout(UNACKNOWLEDGED)
+        // A frame of the usual 16 KiB is nine bytes longer than a TLS record: each would cost a second one.
+        .http2_max_frame_size(Some(FRAME_BYTES_MAX))
         // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
         .tcp_keepalive(None)
         // The server's polls come every five minutes and an eighth more, or when it says: it ends the connection, not we.

@@ -150,6 +150,16 @@ fn devices_of_the_deployment_only_and_nothing_of_one_alone() {
         assert_eq!(near(&stranger).send(Request::Beat(scope)).await, Err(Failure::NotTheServer));
         assert_eq!(as_server.unwrap().send(Request::Beat(scope)).await, Err(Failure::NotTheServer));
     });
+    // Silent connections take the places of one address, and give them back.
+    let silent: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let ask = || tokio::runtime::Runtime::new().unwrap().block_on(near(&crew).send(Request::Beat(scope)));
+    assert_eq!(ask(), Err(Failure::Offline), "full");
+    drop(silent);
+    let given_back = Instant::now();
+    while ask().is_err() {
+        assert!(given_back.elapsed() < Duration::from_secs(10), "places are not given back");
+    }
     // Withdrawn, it hands nothing on.
     let device = text(&station.status().unwrap(), "/device").to_owned();
     run(stage.site.command().unwrap().args(["device", "suspend", &device, "--by", "Test", "--reason", "unclear"]))

@@ -102,6 +102,7 @@ fn write_once(agent: &Agent, holdings: &Holdings, path: &Path) -> Result<Option<
         bytes += object.len() as u64;
         object.clear();
     }
+    // R276
     staged.publish_written(&out.into_inner().map_err(std::io::IntoInnerError::into_error)?)?;
     Ok(Some(bytes))
 }

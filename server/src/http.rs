@@ -178,7 +178,7 @@ fn refuse(error: &ServiceError) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    // What is not there now may be there later: no refusal is ever kept by a cache.
+    // R133, R284: What is not there now may be there later: no refusal is ever kept by a cache.
     headers.insert(header::CACHE_CONTROL, NO_STORE);
     if let Some(reason) = reason {
         headers.insert(HeaderName::from_static(REASON_HEADER), HeaderValue::from_static(reason));

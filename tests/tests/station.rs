@@ -21,7 +21,8 @@ use cpis_protocol::Refusal;
 use cpis_protocol::clock::{Carrier, TrustedClock};
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sync::pull::Outcome;
-use cpis_tests::process::Running;
+use cpis_server::register::PersonRow;
+use cpis_tests::process::{Running, run};
 use cpis_tests::relay::Relay;
 use cpis_tests::scene::{COLUMNS, count, text};
 use cpis_tests::site::{AgentSite, Place, Site, SiteRules};
@@ -149,12 +150,20 @@ fn devices_of_the_deployment_only_and_nothing_of_one_alone() {
         assert_eq!(near(&stranger).send(Request::Beat(scope)).await, Err(Failure::NotTheServer));
         assert_eq!(as_server.unwrap().send(Request::Beat(scope)).await, Err(Failure::NotTheServer));
     });
+    // Silent connections take the places of one address, and give them back.
+    let silent: Vec<_> = (0..40).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let ask = || tokio::runtime::Runtime::new().unwrap().block_on(near(&crew).send(Request::Beat(scope)));
+    assert_eq!(ask(), Err(Failure::Offline), "full");
+    drop(silent);
+    let given_back = Instant::now();
+    while ask().is_err() {
+        assert!(given_back.elapsed() < Duration::from_secs(10), "places are not given back");
+    }
     // Withdrawn, it hands nothing on.
     let device = text(&station.status().unwrap(), "/device").to_owned();
-    cpis_tests::process::run(
-        stage.site.command().unwrap().args(["device", "suspend", &device, "--by", "Test", "--reason", "unclear"]),
-    )
-    .unwrap();
+    run(stage.site.command().unwrap().args(["device", "suspend", &device, "--by", "Test", "--reason", "unclear"]))
+        .unwrap();
     assert!(station.sync().is_err());
     let after = tokio::runtime::Runtime::new().unwrap().block_on(near(&crew).send(Request::Beat(scope)));
     assert_eq!(after, Err(Failure::NotFound));
@@ -220,8 +229,11 @@ async fn liars_cost_bytes_and_never_a_wrong_answer() {
     let server = stage.site.serve().unwrap();
     let [older, newer, crew] = ["older", "newer", "crew"].map(|name| stage.enrol(name));
     older.sync().unwrap();
-    stage.take_out(0);
+    // Of the larger feed, which has several chunks.
+    let leeds = |person: &PersonRow| person.plans.iter().all(|plan| plan.authority.as_str() == "E08000035");
+    stage.take_out(stage.site.people().iter().position(leeds).unwrap());
     newer.sync().unwrap();
+    let held = crew.directory().to_path_buf();
     let [older, newer, crew] = [older, newer, crew].map(|agent| open(&agent));
     let liar = Liar::start(Arc::clone(&newer)).await;
     let near = liar.near(&crew);
@@ -230,14 +242,24 @@ async fn liars_cost_bytes_and_never_a_wrong_answer() {
     assert_eq!(pull_from(&crew, &near).await, Outcome::UpToDate);
     let first = gseq(&crew);
     assert!(first > 0 && first < gseq(&newer));
-    for (what, refused) in lies(&liar, &older) {
+    drop((near, crew));
+    for (at, (what, refused)) in lies(&liar, &older).enumerate() {
+        // Each to a device that has met no lie before: what came right stays, and is not asked for again.
+        let copied = stage.work.path().join(format!("crew-{at}"));
+        run(std::process::Command::new("cp").arg("-a").arg(&held).arg(&copied)).unwrap();
+        let crew = Arc::new(Agent::open(&copied, &Config::load(&copied).unwrap()).unwrap());
+        let near = liar.near(&crew);
         let asked = liar.asked.load(Ordering::Relaxed);
-        let outcome = pull_from(&crew, &near).await;
-        assert_eq!(outcome, refused, "{what}");
+        assert_eq!(pull_from(&crew, &near).await, refused, "{what}");
         assert!(liar.asked.load(Ordering::Relaxed) > asked, "{what}: nothing was asked");
         assert_eq!(gseq(&crew), first, "{what}");
         assert!(crew.replica().view().is_proved(), "{what}");
+        liar.behaves(holdings::answer);
+        assert_eq!(pull_from(&crew, &near).await, Outcome::UpToDate, "after {what}");
+        assert_eq!(gseq(&crew), gseq(&newer), "after {what}");
     }
+    let crew = Arc::new(Agent::open(&held, &Config::load(&held).unwrap()).unwrap());
+    let near = liar.near(&crew);
     liar.behaves(holdings::answer);
     assert_eq!(pull_from(&crew, &near).await, Outcome::UpToDate);
     assert_eq!(gseq(&crew), gseq(&newer));

@@ -18,7 +18,8 @@ use crate::transport::{Beyond, HttpTransport};
 
 /// The longest that one object may take from a neighbour.
 const NEAR: Duration = Duration::from_secs(20);
-/// How long a neighbour is left alone that did not answer; and one that gave what was asked for again.
+/// How long a neighbour is left alone that did not answer, twice as long each time in a row, up to the time of one that gave
+/// what was asked for again.
 const SILENT: Duration = Duration::from_secs(60);
 const DOUBTED: Duration = Duration::from_secs(3600);
 /// Objects remembered of each neighbour: more than a national scope has chunks.
@@ -31,6 +32,8 @@ struct Record {
     given: VecDeque<Hash>,
     known: BTreeSet<Hash>,
     left_alone_until: Option<Instant>,
+    /// Times in a row that it did not answer.
+    silences: u32,
 }
 
 impl Record {
@@ -47,7 +50,13 @@ impl Record {
         true
     }
 
+    fn was_silent(&mut self, now: Instant) {
+        self.left_alone_until = Some(now + DOUBTED.min(SILENT * 2u32.pow(self.silences.min(6))));
+        self.silences += 1;
+    }
+
     fn gave(&mut self, name: Hash) {
+        self.silences = 0;
         if self.known.insert(name) {
             self.given.push_back(name);
         }
@@ -89,9 +98,9 @@ impl Neighbour {
                 self.with(|record| record.gave(name));
                 Some(body)
             }
-            Ok(Err(Failure::NotFound)) => None,
+            Ok(Err(Failure::NotFound | Failure::Unauthorised)) => None,
             Ok(Err(_)) | Err(_) => {
-                self.with(|record| record.left_alone_until = Some(Instant::now() + SILENT));
+                self.with(|record| record.was_silent(Instant::now()));
                 None
             }
         }
@@ -173,6 +182,20 @@ mod tests {
             record.gave(sha256(&n.to_be_bytes()));
         }
         assert_eq!((record.given.len(), record.known.len()), (GIVEN_MAX, GIVEN_MAX));
+    }
+
+    #[test]
+    fn the_longer_silent_the_less_asked() {
+        let (mut record, now) = (Record::default(), Instant::now());
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            record.was_silent(now);
+            waits.push((record.left_alone_until.unwrap() - now).as_secs());
+        }
+        assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3600, 3600]);
+        record.gave([1; 32]);
+        record.was_silent(now);
+        assert_eq!((record.left_alone_until.unwrap() - now).as_secs(), 60);
     }
 
     #[test]

@@ -70,7 +70,10 @@ pub async fn follow(agent: Arc<Agent>, stations: Vec<Arc<HttpTransport>>, mut sh
             tracing::debug!(station = ?station, ?outcome, "a station was no use");
         }
         // Again when the server was missed once more, but not sooner; and at the latest after a minute.
-        tokio::time::sleep(ROUND_MIN.saturating_sub(began.elapsed())).await;
+        tokio::select! {
+            () = tokio::time::sleep(ROUND_MIN.saturating_sub(began.elapsed())) => {}
+            _ = shutdown.changed() => return,
+        }
         lost.mark_unchanged();
         tokio::select! {
             _ = lost.changed() => {}

@@ -27,8 +27,8 @@ const CONNECTIONS: usize = 64;
 const CONNECTIONS_OF_ONE: usize = 16;
 /// Requests that read the copy at once: look-ups come first.
 const READERS: usize = 2;
-/// Requests under way on one connection: as many as a device asks at once.
-const STREAMS: u32 = 8;
+/// Requests under way on one connection. With the places above, what waits to be sent is at most 16 MiB.
+const STREAMS: u32 = 4;
 /// Bytes that wait to be sent on one connection's stream.
 const UNSENT: usize = 64 * 1024;
 /// The longest that a handshake, the head of a request, or an unanswered ping may take.

@@ -12,9 +12,10 @@ mod report;
 mod sleep;
 mod telling;
 mod unlock;
+mod wishes;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use cpis_protocol::Refusal;
@@ -356,16 +357,6 @@ impl Agent {
         self.people.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rings when a sync is wanted now.
-    pub const fn wake_pull(&self) -> &Notify {
-        &self.wake_pull
-    }
-
-    /// Rings when an event was queued.
-    pub const fn wake_push(&self) -> &Notify {
-        &self.wake_push
-    }
-
     /// Whether the server withdrew this device for good.
     pub fn is_revoked(&self) -> bool {
         self.barred() == Some(cpis_protocol::answer::CannotAnswer::Revoked)
@@ -379,31 +370,6 @@ impl Agent {
     /// The device secret.
     pub const fn device_secret(&self) -> &DeviceSecret {
         &self.secret
-    }
-
-    /// Whether somebody waits for the sync under way.
-    pub(crate) const fn hurry(&self) -> &Hurry {
-        &self.hurry
-    }
-
-    /// Whether it is to be told of news, and not only to poll.
-    pub fn wants_news(&self) -> bool {
-        self.news.load(Ordering::Relaxed)
-    }
-
-    /// Sets whether it is to be told of news: from the next poll on.
-    pub fn set_news(&self, wanted: bool) {
-        self.news.store(wanted, Ordering::Relaxed);
-    }
-
-    /// Marks that something other than the pull loop moved the copy.
-    pub fn mark_moved(&self) {
-        self.moved.store(true, Ordering::Release);
-    }
-
-    /// Whether something other than the pull loop moved the copy since the last call.
-    pub fn copy_moved(&self) -> bool {
-        self.moved.swap(false, Ordering::AcqRel)
     }
 
     /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.

@@ -439,24 +439,4 @@ impl Pull {
             | Phase::Applying => self.fail(Outcome::Refused(Refusal::Malformed), now),
         }
     }
-
-    fn applied(&mut self, result: Result<(), Vec<FeedId>>, now: Now) -> Effect {
-        if !matches!(core::mem::replace(&mut self.phase, Phase::Idle), Phase::Applying) {
-            return self.fail(Outcome::Refused(Refusal::Malformed), now);
-        }
-        let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
-        match result {
-            Ok(()) => {
-                self.beat = Some(target.beat);
-                self.head = Some(target.head);
-                self.damaged.clear();
-                self.rest(now)
-            }
-            Err(feeds) => {
-                // These feeds are fetched whole next time; the old generation keeps answering.
-                self.damaged.extend(feeds);
-                self.fail(Outcome::Refused(Refusal::WrongStateRoot), now)
-            }
-        }
-    }
 }

@@ -19,6 +19,7 @@ use crate::cli::{
 };
 use crate::client::{Client, ClientError};
 use crate::config::Config;
+use crate::port::Transport as _;
 use crate::status::Status;
 use crate::{doctor, driver, enrol, output, show};
 
@@ -333,6 +334,7 @@ fn finish_sync(cli: &Cli, status: &Status) -> Done {
         return Err(Failed::new(Exit::NotPermitted, why, hint));
     }
     let hint = match status.copy.cannot_answer {
+        _ if status.link.trouble.is_some() => status.link.trouble.as_ref().map_or("", |trouble| &trouble.remedy),
         None => "the copy on this device keeps answering, with its true age; see `cpis-agent status`",
         Some(_) => "see `cpis-agent doctor`",
     };
@@ -369,6 +371,7 @@ async fn sync_stopped(cli: &Cli) -> Done {
         }
     };
     bar.finish();
+    agent.sync_status().set_trouble(transport.trouble());
     agent.sync_status().finish(outcome, agent.now().time_ms);
     driver::push_once(&agent, &mut push, &transport).await;
     let status = tokio::task::spawn_blocking(move || agent.status());

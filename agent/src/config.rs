@@ -30,6 +30,9 @@ pub struct Config {
     pub device_secret: Choice,
     /// The TPM; without it the machine's own, `/dev/tpmrm0`.
     pub tpm: Option<Address>,
+    /// Whether one question is kept open at the server, so that news comes within about a second instead of at the next
+    /// poll. Off where each byte is paid for.
+    pub news: bool,
     /// Hands the copy to other devices of the site. Off unless it is there. Not reloaded: needs a restart.
     pub station: Option<Station>,
     /// Devices of the site that hand theirs: `https://host:port`. Not reloaded.
@@ -58,6 +61,7 @@ impl Default for Config {
             station: None,
             stations: Vec::new(),
             mirrors: Vec::new(),
+            news: true,
         }
     }
 }

@@ -51,7 +51,9 @@ pub async fn run(directory: &Path, config: Config, log_json: bool) -> anyhow::Re
     }
     tasks.spawn(finished(scrub::run(Arc::clone(&agent), shutdown.clone())));
     tasks.spawn(finished(timers(Arc::clone(&agent), shutdown.clone())));
+    let told = Arc::clone(&agent);
     let reload = move |config: &Config| {
+        told.set_news(config.news);
         let _ = handle.reload(self::filter(&config.log));
     };
     tasks.spawn(finished(watcher::run(Arc::clone(&agent), config, reload, shutdown)));

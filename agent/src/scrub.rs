@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::agent::Agent;
+use crate::driver;
 use crate::replica::Scrubbed;
 
 /// How often the whole copy is read.
@@ -50,12 +51,11 @@ pub async fn pass(agent: &Arc<Agent>, pause: Duration) -> u64 {
     for feed in agent.replica().feeds() {
         let Some(mut scrub) = agent.replica().begin_scrub(&feed) else { continue };
         loop {
-            let on = Arc::clone(agent);
-            let read = tokio::task::spawn_blocking(move || {
-                let result = on.replica().scrub(&mut scrub, PIECE_ROWS);
+            let read = driver::blocking(agent, move |agent| {
+                let result = agent.replica().scrub(&mut scrub, PIECE_ROWS);
                 (scrub, result)
             });
-            let Ok((read, result)) = read.await else { break };
+            let Some((read, result)) = read.await else { break };
             scrub = read;
             damaged += u64::from(result == Scrubbed::Damaged);
             if !pause.is_zero() {
@@ -84,11 +84,13 @@ pub async fn run(agent: Arc<Agent>, mut shutdown: watch::Receiver<bool>) {
     let mut wait = EVERY.mul_f64(0.5 + f64::from(first) / 512.0);
     loop {
         let pause = tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => PAUSE,
             () = agent.scrub_status().wake.notified() => Duration::ZERO,
             _ = shutdown.changed() => return,
         };
         tokio::select! {
+            biased;
             _ = pass(&agent, pause) => {}
             _ = shutdown.changed() => return,
         }

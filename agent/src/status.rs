@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::agent::Allowance;
+use crate::trouble::{Trouble, TroubleStatus};
 
 /// How far a download is, in cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct LinkStatus {
     pub last_success_ms: Option<i64>,
     /// How the last attempt ended; absent before the first.
     pub last_outcome: Option<String>,
+    /// What stood in the way of it, and what to do about that.
+    #[serde(default)]
+    pub trouble: Option<TroubleStatus>,
     /// Why the last upload did not go through.
     pub upload_problem: Option<String>,
     /// Whether that was a receipt that was not accepted.
@@ -171,7 +175,18 @@ impl SyncStatus {
         if outcome == pull::Outcome::UpToDate {
             status.last_success_ms = now_ms;
         }
-        status.last_outcome = Some(describe(outcome));
+        let unreached = matches!(outcome, pull::Outcome::Failed(Failure::Offline | Failure::NotTheServer));
+        if !unreached {
+            status.trouble = None;
+        }
+        // What is known of the way says more than that there was no reply.
+        let why = status.trouble.as_ref().map(|trouble| trouble.finding.clone());
+        status.last_outcome = Some(why.unwrap_or_else(|| describe(outcome)));
+    }
+
+    /// What stood in the way of the attempt that is about to be finished.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        self.lock().trouble = trouble.map(|trouble| trouble.status());
     }
 
     /// How far the download is.

@@ -2,6 +2,7 @@
 //! demonstration. It must not reach into the products for anything that a user could not do.
 
 pub mod bench;
+pub mod between;
 pub mod cutting;
 pub mod loopback;
 pub mod lossyfs;
@@ -12,5 +13,7 @@ pub mod process;
 pub mod publisher;
 pub mod relay;
 pub mod scene;
+#[cfg(debug_assertions)]
+pub mod simulation;
 pub mod site;
 pub mod swtpm;

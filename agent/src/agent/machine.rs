@@ -7,8 +7,24 @@ use cpis_protocol::sync::pull::{Pull, Start};
 use cpis_protocol::withdrawal::Withdrawal;
 
 use super::Agent;
+use crate::hurry::Hurry;
 
 impl Agent {
+    /// Whether somebody waits for the sync under way.
+    pub(crate) const fn hurry(&self) -> &Hurry {
+        &self.hurry
+    }
+
+    /// Whether it is to be told of news, and not only to poll.
+    pub fn wants_news(&self) -> bool {
+        self.news.load(Ordering::Relaxed)
+    }
+
+    /// Sets whether it is to be told of news: from the next poll on.
+    pub fn set_news(&self, wanted: bool) {
+        self.news.store(wanted, Ordering::Relaxed);
+    }
+
     /// Marks that something other than the pull loop moved the copy.
     pub fn mark_moved(&self) {
         self.moved.store(true, Ordering::Release);

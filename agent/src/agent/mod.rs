@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::device_secret::DeviceSecret;
 use crate::durable;
 use crate::environment::{Environment, ThisMachine};
+use crate::hurry::Hurry;
 use crate::journal::{Journal, JournalError, Options, Priority};
 use crate::keyslot::Keyslot;
 use crate::local_keys::LocalKeys;
@@ -84,6 +85,8 @@ pub struct Agent {
     status: SyncStatus,
     scrub: ScrubStatus,
     moved: AtomicBool,
+    news: AtomicBool,
+    hurry: Hurry,
     wake_pull: Notify,
     wake_push: Notify,
     /// The turn for a memory-hard step, and how many there were.
@@ -139,12 +142,7 @@ impl Agent {
             }
         };
         let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
-        let options = Options { capacity_bytes: u64::from(config.journal_mib) << 20, ..Options::default() };
-        let (journal, recovery) = Journal::open_on(&directory.join(JOURNAL), device, options, environment.disk())?;
-        if recovery.torn_bytes > 0 {
-            // Nothing acknowledged is in a torn tail: an append returns only after its sync.
-            tracing::warn!(bytes = recovery.torn_bytes, "the audit journal had a torn tail, which was cut off");
-        }
+        let journal = Self::open_journal(environment.as_ref(), directory, config, device)?;
         let reading = clock.reading();
         keyslot.begin_delays(reading.boot_ms);
         let keys = LocalKeys::new(keyslot, &secret);
@@ -177,6 +175,8 @@ impl Agent {
             status: SyncStatus::default(),
             scrub: ScrubStatus::default(),
             moved: AtomicBool::new(false),
+            news: AtomicBool::new(config.news),
+            hurry: Hurry::default(),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
             memory_hard: Mutex::new(0),
@@ -207,6 +207,22 @@ impl Agent {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         Err(OpenError::InUse)
+    }
+
+    fn open_journal(
+        environment: &dyn Environment,
+        directory: &Path,
+        config: &Config,
+        device: DeviceId,
+    ) -> Result<Journal, OpenError> {
+        let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
+        let options = Options { capacity_bytes, ..Options::default() };
+        let (journal, recovery) = Journal::open_on(&directory.join(JOURNAL), device, options, environment.disk())?;
+        if recovery.torn_bytes > 0 {
+            // Nothing acknowledged is in a torn tail: an append returns only after its sync.
+            tracing::warn!(bytes = recovery.torn_bytes, "the audit journal had a torn tail, which was cut off");
+        }
+        Ok(journal)
     }
 
     /// Opens the replica; a broken directory is set aside and fetched again. Meanwhile the answer is "cannot answer".

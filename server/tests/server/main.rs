@@ -8,6 +8,7 @@ mod enrolment;
 mod evidence;
 mod inbox;
 mod mirror;
+mod news;
 mod pruning;
 mod publishing;
 mod rekeying;

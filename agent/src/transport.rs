@@ -29,6 +29,9 @@ const HELD_BACK: Duration = Duration::from_secs(3_900);
 /// The same for a station or a mirror: when it is slow, the server is there.
 const SILENCE_BESIDE: Duration = Duration::from_secs(15);
 
+/// The longest HTTP/2 frame that is taken: longer than any object.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+
 /// The transport could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
@@ -164,6 +167,8 @@ fn client(beyond: Beyond, url: &str, config: rustls::ClientConfig) -> Result<req
         .connect_timeout(Duration::from_secs(if beyond == Beyond::Server { 15 } else { 3 }))
         .dns_resolver(Arc::new(Names))
         .tcp_user_timeout(UNACKNOWLEDGED)
+        // A frame of the usual 16 KiB is nine bytes longer than a TLS record: each would cost a second one.
+        .http2_max_frame_size(Some(FRAME_BYTES_MAX))
         // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
         .tcp_keepalive(None)
         // The server's polls come every five minutes and an eighth more, or when it says: it ends the connection, not we.

@@ -9,6 +9,7 @@
 //! | `wire.rs` | bytes on the wire between the real programs, counted at `net.rs` |
 //! | `air.rs`, `relay.rs` | a link with delay, rate and loss |
 //! | `bad.rs`, `checks.rs` | sync over the bad link: the agent, and the devices of `device.rs` |
+//! | `floor.rs` | what that link gives to plain TCP |
 //! | `day.rs` | a day in an ambulance, beside the peers |
 //! | `storm.rs`, `bare.rs`, `cores.rs` | a fleet against one server on one core, beside bare handshakes |
 //! | `model.rs`, `caches.rs` | one million devices, from costs measured in the run |
@@ -31,6 +32,7 @@ pub mod device;
 pub mod disk;
 pub mod enumeration;
 pub mod fleet;
+pub mod floor;
 pub mod idle;
 pub mod library;
 pub mod live;

@@ -12,6 +12,9 @@ use cpis_server::{home::Home, publish};
 use crate::rig::{Device, NOW, Rig, authority, person, plan, text};
 use crate::transport::{Running, rt, start};
 
+/// Long after an answer should have come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 fn newest(rig: &Rig) -> Hash {
     rig.store().read::<_, StoreError>(|tx| tx.newest_head(text("all"))).unwrap().unwrap().hash
 }
@@ -32,7 +35,8 @@ fn ask(
 ) -> tokio::task::JoinHandle<(u16, String, Vec<u8>)> {
     let (running, device, path) = (Arc::clone(running), Arc::clone(device), Request::News(*named).path());
     tokio::spawn(async move {
-        let reply = running.get(Some((&device.1, &device.0.signer)), &path).await.unwrap();
+        let asked = running.get(Some((&device.1, &device.0.signer)), &path);
+        let reply = tokio::time::timeout(PATIENCE, asked).await.unwrap().unwrap();
         (reply.status, reply.headers, reply.body)
     })
 }

@@ -81,7 +81,7 @@ pub fn bad(directory: &Path, scale: Scale, report: &mut Report) -> anyhow::Resul
         running.stop()?;
         let own = Own::new(&line, scale, &Enroller::open(site.directory(), "all", SITE)?)?;
         checks(&own, bad.report)?;
-        catch_ups(&own, scale.of(9, 1), || change(&site, directory, scale, bad.round + 1), bad.report)
+        catch_ups(&own, scale.of(7, 1), || change(&site, directory, scale, bad.round + 1), bad.report)
     })?;
     serving.stop().map(|_| ())
 }

@@ -107,10 +107,11 @@ pub fn checks(own: &Own<'_>, report: &mut Report) -> anyhow::Result<()> {
         let tls = own.enrolled.tls(post_quantum)?;
         let mut device = own.fill(&tls)?;
         let mut cold = |weather| own.sync(&mut device, &own.enrolled.transport(&tls)?, weather);
-        let clear = cold(Weather::CLEAR)?;
+        let clear = (0..own.scale.of(5, 1)).map(|_| cold(Weather::CLEAR)).collect::<anyhow::Result<Vec<_>>>()?;
+        let clear = middle(clear)?;
         let target = format!("at most {} bytes", grouped(limit));
-        report.target(name, clear.count.describe(), &target, clear.count.bytes() <= limit);
-        let rounds = own.scale.of(21, 2);
+        report.target(name, clear.describe(), &target, clear.bytes() <= limit);
+        let rounds = own.scale.of(15, 2);
         let bad = (0..rounds).map(|_| cold(Weather::BAD)).collect::<anyhow::Result<Vec<_>>>()?;
         report_times(&format!("the same on the bad link, {rounds} times"), &bad, COLD_TIME, "at most 1.3 s", report);
     }
@@ -119,15 +120,22 @@ pub fn checks(own: &Own<'_>, report: &mut Report) -> anyhow::Result<()> {
     let transport = own.enrolled.transport(&tls)?;
     let first = own.sync(&mut device, &transport, Weather::CLEAR)?;
     report.figure("the check that opens the connection", first.count.describe());
-    let warm = own.sync(&mut device, &transport, Weather::CLEAR)?;
-    let met = warm.count.bytes() <= WARM_BYTES;
-    report.target("check, warm connection", warm.count.describe(), "at most 600 bytes", met);
-    let rounds = own.scale.of(15, 2);
+    let warm = (0..own.scale.of(5, 1)).map(|_| own.sync(&mut device, &transport, Weather::CLEAR));
+    let warm = middle(warm.collect::<anyhow::Result<Vec<_>>>()?)?;
+    let met = warm.bytes() <= WARM_BYTES;
+    report.target("check, warm connection", warm.describe(), "at most 600 bytes", met);
+    let rounds = own.scale.of(9, 2);
     let bad = (0..rounds).map(|_| own.sync(&mut device, &transport, Weather::BAD));
     let bad = bad.collect::<anyhow::Result<Vec<_>>>()?;
     let what = format!("the same on the bad link, {rounds} times");
     report_times(&what, &bad, Duration::from_millis(600), "two round trips", report);
     Ok(())
+}
+
+/// The median count: a late acknowledgement or the end of another connection may fall into one of them.
+fn middle(mut took: Vec<Took>) -> anyhow::Result<Count> {
+    took.sort_unstable_by_key(|took| took.count.bytes());
+    took.get(took.len() / 2).map(|took| took.count).context("nothing was measured")
 }
 
 fn report_times(what: &str, took: &[Took], limit: Duration, words: &str, report: &mut Report) {
@@ -213,8 +221,8 @@ pub fn exchanges(directory: &Path, scale: Scale) -> anyhow::Result<Exchange> {
         let started = take(&fresh, true)?.count.bytes();
         let transport = own.enrolled.transport(&tls)?;
         let resumed = take(&transport, false)?.count.bytes();
-        take(&transport, false)?;
-        let warm = take(&transport, false)?.count.bytes();
+        let warm = (0..5).map(|_| take(&transport, false)).collect::<anyhow::Result<Vec<_>>>()?;
+        let warm = middle(warm)?.bytes();
         let grant = take(&transport, true)?.count.bytes().saturating_sub(warm);
         let changes = endings(&site, scale.of(500, 50), 1)?;
         let cells = ingest(&site, directory, &Extract { authorities: Vec::new(), changes })?;

@@ -51,7 +51,7 @@ impl Kind {
     }
 }
 
-/// A peer's bytes, from `research/peers-measured.md`: the same work on the same machine.
+/// A peer's bytes, measured with the same work on the same machine: medians of three to six runs.
 struct Peer {
     name: &'static str,
     /// One check with nothing new, over a new connection.

@@ -159,9 +159,10 @@ impl Wire<'_> {
             self.show(&name, mark.since(&start));
         }
         let count = self.quiet()?.since(&mark);
-        let bytes = count.bytes();
         if idle {
-            self.report.target(what, count.describe(), "at most 600 bytes", bytes <= 600);
+            let packets = count.bytes() - count.packets * ETHERNET;
+            let figure = format!("{}; IP packets {packets}", count.describe());
+            self.report.target(what, figure, "at most 600 bytes of IP packets", packets <= 600);
         } else {
             self.show(what, count);
         }

@@ -14,6 +14,7 @@ mod sleep;
 mod telling;
 mod turn;
 mod unlock;
+mod wishes;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -363,16 +364,6 @@ impl Agent {
     /// The turn to open the vault, or to change what practitioners may do.
     fn people(&self) -> MutexGuard<'_, ()> {
         self.people.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Rings when a sync is wanted now.
-    pub const fn wake_pull(&self) -> &Notify {
-        &self.wake_pull
-    }
-
-    /// Rings when an event was queued.
-    pub const fn wake_push(&self) -> &Notify {
-        &self.wake_push
     }
 
     /// Whether the server withdrew this device for good.

@@ -399,27 +399,4 @@ impl Pull {
             | Phase::Applying => self.fail(Outcome::Refused(Refusal::Malformed), now),
         }
     }
-
-    fn applied(&mut self, result: Result<(), Vec<FeedId>>, now: Now) -> Effect {
-        if !matches!(core::mem::replace(&mut self.phase, Phase::Idle), Phase::Applying) {
-            return self.fail(Outcome::Refused(Refusal::Malformed), now);
-        }
-        let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
-        let overtaken = target.overtaken;
-        match result {
-            Ok(()) => {
-                self.beat = Some(target.beat);
-                self.head = Some(target.head);
-                self.damaged.clear();
-                self.staged.clear();
-                // What was pinned is in; what came after it is asked for at once.
-                if overtaken { self.ask_beat() } else { self.rest(now) }
-            }
-            Err(feeds) => {
-                // These feeds are fetched whole next time; the old generation keeps answering.
-                self.damaged.extend(feeds);
-                self.fail(Outcome::Refused(Refusal::WrongStateRoot), now)
-            }
-        }
-    }
 }

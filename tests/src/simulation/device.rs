@@ -250,6 +250,7 @@ impl Device {
             self.watch().spoilt = true;
             if dice.chance(500) {
                 machine.store.damage();
+                self.watch().lost_its_store();
                 world.say(&self.name, "the store is damaged");
             } else if machine.store.rot(dice) {
                 world.say(&self.name, "a bit of the store turns");

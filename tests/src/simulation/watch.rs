@@ -63,6 +63,11 @@ impl Watch {
         (self.time_ms, self.within) = (None, false);
     }
 
+    /// Its storage is lost, and with it what the copy was: how old the next one may be only its beat's validity bounds.
+    pub fn lost_its_store(&mut self) {
+        self.newest.clear();
+    }
+
     /// A liar gave the device a signed time that was this old.
     pub fn was_replayed(&mut self, age_ms: i64) {
         self.replayed_ms = self.replayed_ms.max(age_ms);

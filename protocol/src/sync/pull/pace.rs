@@ -1,7 +1,11 @@
 //! How an attempt ends, and when the next one begins.
 //! It must not hold a table of its own: that is the backoff's.
 
+use alloc::vec::Vec;
+
 use super::{Effect, Outcome, Phase, Pull};
+use crate::Refusal;
+use crate::id::FeedId;
 use crate::sync::Now;
 
 /// The interval of a device that no beat has told another.
@@ -14,6 +18,29 @@ impl Pull {
     #[must_use]
     pub fn spread_s(&self) -> u16 {
         self.beat.as_ref().map_or(SPREAD_S, |beat| beat.spread_s)
+    }
+
+    pub(super) fn applied(&mut self, result: Result<(), Vec<FeedId>>, now: Now) -> Effect {
+        if !matches!(core::mem::replace(&mut self.phase, Phase::Idle), Phase::Applying) {
+            return self.fail(Outcome::Refused(Refusal::Malformed), now);
+        }
+        let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
+        let overtaken = target.overtaken;
+        match result {
+            Ok(()) => {
+                self.beat = Some(target.beat);
+                self.head = Some(target.head);
+                self.damaged.clear();
+                self.staged.clear();
+                // What was pinned is in; what came after it is asked for at once.
+                if overtaken { self.ask_beat() } else { self.rest(now) }
+            }
+            Err(feeds) => {
+                // These feeds are fetched whole next time; the old generation keeps answering.
+                self.damaged.extend(feeds);
+                self.fail(Outcome::Refused(Refusal::WrongStateRoot), now)
+            }
+        }
     }
 
     pub(super) fn rest(&mut self, now: Now) -> Effect {

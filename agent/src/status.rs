@@ -166,9 +166,9 @@ impl SyncStatus {
 
     /// An attempt ended.
     pub fn finish(&self, outcome: pull::Outcome, now_ms: Option<i64>) {
-        let lost = pull::Outcome::Failed(Failure::Offline);
-        let busy = matches!(outcome, pull::Outcome::Failed(Failure::NotTheServer | Failure::Retry(_)));
-        self.lost.send_replace(outcome == lost || busy);
+        // Whoever answers in the server's place may choose how; only its own word about the device is none of that.
+        let told = matches!(outcome, pull::Outcome::Failed(Failure::Revoked | Failure::Suspended));
+        self.lost.send_replace(matches!(outcome, pull::Outcome::Failed(_)) && !told);
         let mut status = self.lock();
         status.syncing = false;
         status.progress = None;

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::agent::{Agent, UnlockError};
 use crate::lookup::{self, NameQuestion, Question, RevealError};
-use crate::{bundle, memory, random};
+use crate::{bundle, export, memory, random};
 
 /// The file that tells local callers, who may read it, where the API is.
 pub const FILE: &str = "api.json";
@@ -120,6 +120,14 @@ pub struct ImportRequest {
     pub path: std::path::PathBuf,
 }
 
+/// Writes the present copy to a bundle.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportRequest {
+    /// The file, on this machine.
+    pub path: std::path::PathBuf,
+}
+
 /// What went wrong: a stable code, what it means, what to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {
@@ -138,7 +146,15 @@ macro_rules! redacted {
         })*
     };
 }
-redacted!(BreakGlassRequest, UnlockRequest, LookUpRequest, LookUpByNameRequest, RevealRequest, ImportRequest);
+redacted!(
+    BreakGlassRequest,
+    UnlockRequest,
+    LookUpRequest,
+    LookUpByNameRequest,
+    RevealRequest,
+    ImportRequest,
+    ExportRequest
+);
 
 struct Api {
     agent: Arc<Agent>,
@@ -183,6 +199,7 @@ fn router(state: Arc<Api>) -> Router {
         .route("/v1/reveal", post(reveal))
         .route("/v1/sync", post(sync))
         .route("/v1/import", post(import))
+        .route("/v1/export", post(export_copy))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state)
@@ -322,7 +339,14 @@ async fn sync(State(api): State<Arc<Api>>) -> Response {
 
 async fn import(State(api): State<Arc<Api>>, Json(body): Json<ImportRequest>) -> Response {
     match bundle::import(&api.agent, &body.path).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Ok(done) => Json(done).into_response(),
         Err(error) => problem(StatusCode::UNPROCESSABLE_ENTITY, "not-taken-in", error),
     }
+}
+
+async fn export_copy(State(api): State<Arc<Api>>, Json(body): Json<ExportRequest>) -> Result<Response, Response> {
+    Ok(match blocking(&api, move |agent| export::write(agent, &body.path)).await? {
+        Ok(done) => Json(done).into_response(),
+        Err(error) => problem(StatusCode::UNPROCESSABLE_ENTITY, "not-exported", error),
+    })
 }

@@ -14,6 +14,7 @@ use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::sync::pull::Outcome;
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::agent::Agent;
 use crate::driver;
@@ -43,6 +44,42 @@ impl BundleError {
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::NotABundle(_) | Self::NotTakenIn(Outcome::Refused(_)))
     }
+}
+
+/// What taking a bundle in did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Whether the register moved on: other records than before.
+    pub moved: bool,
+    /// Whether the same records are now known to be good as at a later time.
+    pub confirmed: bool,
+    /// The register sequence now.
+    pub gseq: u64,
+    /// As at when the copy is now.
+    pub as_at_ms: i64,
+}
+
+impl Imported {
+    /// In words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let now = format!("register sequence {}", self.gseq);
+        if self.moved {
+            format!("The bundle was taken in: the copy is now at {now}.")
+        } else if self.confirmed {
+            format!("The bundle was taken in: the copy, at {now}, is confirmed as at a later time.")
+        } else {
+            format!("Nothing changed: the copy is at {now} already.")
+        }
+    }
+}
+
+/// Head and time of the copy.
+fn position(agent: &Agent) -> (Option<[u8; 32]>, u64, i64) {
+    let view = agent.replica().view();
+    let head = view.head.as_ref();
+    let as_at_ms = view.beat.as_ref().map_or(0, |beat| beat.issued_ms);
+    (head.map(|head| head.hash()), head.map_or(0, |head| head.gseq), as_at_ms)
 }
 
 /// A bundle in memory.
@@ -83,7 +120,7 @@ impl Transport for BundleTransport {
 ///
 /// # Errors
 /// [`BundleError`]; the present copy keeps answering.
-pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<(), BundleError> {
+pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<Imported, BundleError> {
     let path = path.to_path_buf();
     let opened = tokio::task::spawn_blocking(move || BundleTransport::open(&path)).await;
     let transport = Arc::new(opened.map_err(std::io::Error::other)??);
@@ -92,6 +129,7 @@ pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<(), BundleError> 
     // An erased device has nothing to bring up to date.
     let erased = BundleError::NotTakenIn(Outcome::Failed(Failure::Revoked));
     let mut machine = agent.pull_machine(false).ok_or(erased)?;
+    let before = position(agent);
     let mut outcome = Outcome::Failed(Failure::NotFound);
     for _ in 0..ATTEMPTS {
         outcome = driver::pull_once(agent, &mut machine, &transport, Carrier::Stored, false).await.0;
@@ -101,7 +139,10 @@ pub async fn import(agent: &Arc<Agent>, path: &Path) -> Result<(), BundleError> 
     }
     agent.mark_moved();
     match outcome {
-        Outcome::UpToDate => Ok(()),
+        Outcome::UpToDate => {
+            let (head, gseq, as_at_ms) = position(agent);
+            Ok(Imported { moved: head != before.0, confirmed: as_at_ms > before.2, gseq, as_at_ms })
+        }
         outcome @ (Outcome::Failed(_) | Outcome::Refused(_) | Outcome::StoreFailed | Outcome::KeyMissing) => {
             Err(BundleError::NotTakenIn(outcome))
         }

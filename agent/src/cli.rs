@@ -55,7 +55,15 @@ pub enum Command {
     Reveal(RevealArgs),
     /// Brings the copy up to date now, and uploads the audit.
     Sync,
-    /// Takes in a bundle file, e.g. from a USB stick.
+    /// Writes the copy that this device holds to a bundle file, for another device of its scope. Needs no unlocking:
+    /// everything in it is sealed or signed. It ages like any copy.
+    #[command(after_help = "Example: cpis-agent export /media/usb/station-7.cpisbundle")]
+    Export {
+        /// The file to write. A bundle of that name is replaced, as a whole; any other file is left as it is.
+        file: PathBuf,
+    },
+    /// Takes in a bundle file, e.g. from a USB stick. An older one than the copy is refused.
+    #[command(after_help = "Example: cpis-agent import /media/usb/station-7.cpisbundle")]
     Import {
         /// The file.
         bundle: PathBuf,

@@ -1,6 +1,8 @@
 //! What each command does: against the running agent through its API, or on a stopped agent's own state.
 //! It must not print anything itself beyond `output`, nor turn an answer into a yes or no by exit code.
 
+mod files;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,16 +13,15 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::agent::{Agent, OpenError};
-use crate::api::{
-    BreakGlassRequest, ImportRequest, LookUpByNameRequest, LookUpRequest, Problem, RevealRequest, UnlockRequest,
-};
+use crate::api::{BreakGlassRequest, LookUpByNameRequest, LookUpRequest, Problem, RevealRequest, UnlockRequest};
 use crate::cli::{
     BreakGlassArgs, Cli, Command, EnrolArgs, LookUpArgs, PassphraseArgs, PersonArgs, RevealArgs, RunArgs,
 };
 use crate::client::{Client, ClientError};
 use crate::config::Config;
+use crate::port::Transport as _;
 use crate::status::Status;
-use crate::{bundle, doctor, driver, enrol, output, show};
+use crate::{doctor, driver, enrol, output, show};
 
 /// What a command ends with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +142,8 @@ async fn dispatch(cli: &Cli) -> Done {
         Command::LookUp(args) => look_up(cli, args).await,
         Command::Reveal(args) => reveal(cli, args).await,
         Command::Sync => sync(cli).await,
-        Command::Import { bundle } => import(cli, bundle).await,
+        Command::Import { bundle } => files::import(cli, bundle).await,
+        Command::Export { file } => files::export(cli, file).await,
         Command::Status => report(cli, "/v1/status", |agent| serde_json::to_value(agent.status()), show::status).await,
         Command::Outbox => report(cli, "/v1/outbox", |agent| serde_json::to_value(agent.outbox()), show::outbox).await,
         Command::Doctor => {
@@ -332,6 +334,7 @@ fn finish_sync(cli: &Cli, status: &Status) -> Done {
         return Err(Failed::new(Exit::NotPermitted, why, hint));
     }
     let hint = match status.copy.cannot_answer {
+        _ if status.link.trouble.is_some() => status.link.trouble.as_ref().map_or("", |trouble| &trouble.remedy),
         None => "the copy on this device keeps answering, with its true age; see `cpis-agent status`",
         Some(_) => "see `cpis-agent doctor`",
     };
@@ -341,7 +344,8 @@ fn finish_sync(cli: &Cli, status: &Status) -> Done {
 /// One sync without a running agent.
 async fn sync_stopped(cli: &Cli) -> Done {
     let agent = open_stopped(cli).await?;
-    let transport = agent.transport().map_err(|error| Failed::new(Exit::Failed, error, None))?;
+    let way = agent.way(&load_config(&cli.dir)?);
+    let (transport, _) = way.map_err(|error| Failed::new(Exit::Failed, error, None))?;
     let mut bar = output::Bar::new("syncing");
     let watcher = Arc::clone(&agent);
     agent.sync_status().begin();
@@ -367,6 +371,7 @@ async fn sync_stopped(cli: &Cli) -> Done {
         }
     };
     bar.finish();
+    agent.sync_status().set_trouble(transport.trouble());
     agent.sync_status().finish(outcome, agent.now().time_ms);
     driver::push_once(&agent, &mut push, &transport).await;
     let status = tokio::task::spawn_blocking(move || agent.status());
@@ -380,24 +385,4 @@ async fn open_stopped(cli: &Cli) -> Result<Arc<Agent>, Failed> {
         Ok::<_, Failed>(Arc::new(Agent::open(&directory, &config)?))
     });
     opened.await.map_err(|error| Failed::new(Exit::Failed, error, None))?
-}
-
-async fn import(cli: &Cli, path: &Path) -> Done {
-    let absolute = std::path::absolute(path).map_err(|error| Failed::new(Exit::Failed, error, None))?;
-    let done = || {
-        print(cli, &serde_json::json!({ "taken_in": true }), |_| "The bundle was taken in.".into());
-        Ok(Exit::Done)
-    };
-    match Client::find(&cli.dir) {
-        Ok(client) => match client.post::<()>("/v1/import", &ImportRequest { path: absolute.clone() }).await {
-            Ok(()) => return done(),
-            Err(ClientError::NotRunning) => {}
-            Err(error) => return Err(error.into()),
-        },
-        Err(ClientError::NotRunning) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let agent = open_stopped(cli).await?;
-    bundle::import(&agent, &absolute).await.map_err(|error| Failed::new(Exit::Failed, error, None))?;
-    done()
 }

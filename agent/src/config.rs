@@ -30,6 +30,23 @@ pub struct Config {
     pub device_secret: Choice,
     /// The TPM; without it the machine's own, `/dev/tpmrm0`.
     pub tpm: Option<Address>,
+    /// Whether one question is kept open at the server, so that news comes within about a second instead of at the next
+    /// poll. Off where each byte is paid for.
+    pub news: bool,
+    /// Hands the copy to other devices of the site. Off unless it is there. Not reloaded: needs a restart.
+    pub station: Option<Station>,
+    /// Devices of the site that hand theirs: `https://host:port`. Not reloaded.
+    pub stations: Vec<String>,
+    /// Mirrors of the server's immutable objects: `https://host`. Not reloaded.
+    pub mirrors: Vec<String>,
+}
+
+/// How to be a station.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Station {
+    /// Where other devices of the site reach it.
+    pub listen: SocketAddr,
 }
 
 impl Default for Config {
@@ -41,6 +58,10 @@ impl Default for Config {
             journal_mib: 64,
             device_secret: Choice::Auto,
             tpm: None,
+            station: None,
+            stations: Vec::new(),
+            mirrors: Vec::new(),
+            news: true,
         }
     }
 }
@@ -72,7 +93,16 @@ pub enum ConfigError {
     /// The journal's limit is out of range.
     #[error("journal_mib = {0} is out of range: it must be between 4 and 1024")]
     Journal(u32),
+    /// Not an address of a station or mirror.
+    #[error("\"{0}\" is not the address of a station or mirror: it must be like https://host:port, without a path")]
+    Neighbour(String),
+    /// Too many of them.
+    #[error("there are more than {NEIGHBOURS_MAX} stations and mirrors")]
+    Neighbours,
 }
+
+/// Stations and mirrors that may be configured: each is asked in turn.
+pub const NEIGHBOURS_MAX: usize = 8;
 
 impl Config {
     /// Reads `agent.toml` in `directory`; a missing file means defaults.
@@ -105,6 +135,16 @@ impl Config {
         if !(4..=1024).contains(&self.journal_mib) {
             return Err(ConfigError::Journal(self.journal_mib));
         }
+        let neighbours = || self.stations.iter().chain(&self.mirrors);
+        let host = |url: &String| url.strip_prefix("https://").map(|rest| rest.trim_end_matches('/').to_owned());
+        if let Some(wrong) =
+            neighbours().find(|url| host(url).is_none_or(|h| h.is_empty() || h.contains(['/', '?', '@'])))
+        {
+            return Err(ConfigError::Neighbour(wrong.clone()));
+        }
+        if neighbours().count() > NEIGHBOURS_MAX {
+            return Err(ConfigError::Neighbours);
+        }
         Ok(self)
     }
 }
@@ -129,6 +169,11 @@ mod tests {
         assert_eq!((config.device_secret, config.tpm.unwrap().to_string()), (Choice::Tpm, "tcp:127.0.0.1:2321".into()));
         assert!(load("tpm = \"tcp:10.0.0.1:2321\"").unwrap_err().to_string().contains("this machine only"));
         assert!(load("device_secret = \"chip\"").is_err());
+        let config = load("stations = [\"https://10.0.0.7:8790\"]\n[station]\nlisten = \"0.0.0.0:8790\"").unwrap();
+        assert_eq!((config.stations.len(), config.station.unwrap().listen.port()), (1, 8790));
+        for wrong in ["http://a", "https://", "https://a/b", "https://u@a", "a:1"] {
+            assert!(matches!(load(&format!("mirrors = [\"{wrong}\"]")), Err(ConfigError::Neighbour(_))), "{wrong}");
+        }
         let error = load("drop_foldr = \"x\"").unwrap_err().to_string();
         assert!(error.contains("drop_foldr") && error.contains("drop_folder"), "{error}");
     }

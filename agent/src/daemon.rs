@@ -14,7 +14,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::{api, driver, memory, scrub, watch as watcher};
+use crate::{api, driver, memory, scrub, station, watch as watcher};
 
 /// How often the idle lock and the floor of trusted time are looked at.
 const TICK: Duration = Duration::from_secs(5);
@@ -37,15 +37,23 @@ pub async fn run(directory: &Path, config: Config, log_json: bool) -> anyhow::Re
         tokio::task::spawn_blocking(move || Agent::open(&directory, &config)).await?
     };
     let agent = Arc::new(opened?);
-    let transport = agent.transport().context("set up TLS")?;
+    let (transport, stations) = agent.way(&config).context("set up TLS")?;
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(api::serve(Arc::clone(&agent), config.api, shutdown.clone()));
     tasks.spawn(finished(driver::pull(Arc::clone(&agent), Arc::clone(&transport), shutdown.clone())));
     tasks.spawn(finished(driver::push(Arc::clone(&agent), transport, shutdown.clone())));
+    if let Some(place) = &config.station {
+        tasks.spawn(station::serve(Arc::clone(&agent), place.listen, shutdown.clone()));
+    }
+    if !stations.is_empty() {
+        tasks.spawn(finished(station::follow(Arc::clone(&agent), stations, shutdown.clone())));
+    }
     tasks.spawn(finished(scrub::run(Arc::clone(&agent), shutdown.clone())));
     tasks.spawn(finished(timers(Arc::clone(&agent), shutdown.clone())));
+    let told = Arc::clone(&agent);
     let reload = move |config: &Config| {
+        told.set_news(config.news);
         let _ = handle.reload(self::filter(&config.log));
     };
     tasks.spawn(finished(watcher::run(Arc::clone(&agent), config, reload, shutdown)));

@@ -1,6 +1,8 @@
 //! Checks everything that the agent depends on, and says for each how to mend it.
 //! It must not change anything but mark damage that it finds, nor show anything of a person.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::agent::Agent;
@@ -30,7 +32,7 @@ pub struct Check {
     /// What was found.
     pub finding: String,
     /// How to mend it; empty when there is nothing to mend.
-    pub remedy: &'static str,
+    pub remedy: Cow<'static, str>,
 }
 
 /// All checks.
@@ -63,8 +65,8 @@ pub fn examine(agent: &Agent) -> Examination {
     Examination { healthy: checks.iter().all(|check| check.result != Result::Failed), checks }
 }
 
-const fn check(name: &'static str, result: Result, finding: String, remedy: &'static str) -> Check {
-    Check { name, result, finding, remedy }
+fn check(name: &'static str, result: Result, finding: String, remedy: impl Into<Cow<'static, str>>) -> Check {
+    Check { name, result, finding, remedy: remedy.into() }
 }
 
 fn clock(agent: &Agent) -> Check {
@@ -138,12 +140,13 @@ fn link(agent: &Agent) -> Check {
     match link.last_outcome {
         None => check("link", Result::Warning, "not tried since the start".into(), "run `cpis-agent sync`"),
         Some(outcome) if outcome == "up to date" => check("link", Result::Good, outcome, ""),
-        Some(outcome) => check(
-            "link",
-            Result::Warning,
-            outcome,
-            "check the network; open a browser for a sign-in page; then `cpis-agent sync`",
-        ),
+        Some(outcome) => {
+            let remedy = link.trouble.map_or_else(
+                || "check the network; open a browser for a sign-in page; then `cpis-agent sync`".into(),
+                |trouble| trouble.remedy,
+            );
+            check("link", Result::Warning, outcome, remedy)
+        }
     }
 }
 

@@ -13,9 +13,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::agent::Agent;
+use crate::news::Question;
 use crate::port::Transport;
 use crate::status::Progress;
-use crate::{builder, exchange, memory};
+use crate::{builder, exchange, hurry, memory};
 
 /// How long an upload waits for links that are on their way in a combined exchange.
 const RIDE: Duration = Duration::from_secs(10);
@@ -42,21 +43,35 @@ async fn building<R: Send + 'static>(agent: &Arc<Agent>, work: impl FnOnce(&Agen
 }
 
 /// Sends requests at once and brings the replies in order.
-async fn fetch<T: Transport>(transport: &Arc<T>, requests: Vec<Request>) -> Vec<Result<Vec<u8>, Failure>> {
+async fn fetch<T: Transport>(
+    agent: &Arc<Agent>,
+    transport: &Arc<T>,
+    requests: Vec<Request>,
+) -> Vec<Result<Vec<u8>, Failure>> {
     let mut replies: Vec<_> = requests.iter().map(|_| Err(Failure::Offline)).collect();
     let mut tasks = JoinSet::new();
     for (at, request) in requests.into_iter().enumerate() {
         let transport = Arc::clone(transport);
         tasks.spawn(async move { (at, transport.send(request).await) });
     }
-    while let Some(done) = tasks.join_next().await {
-        if let Ok((at, reply)) = done
-            && let Some(slot) = replies.get_mut(at)
-        {
-            *slot = reply;
+    let hangs = hurry::hangs(agent, transport.as_ref());
+    tokio::pin!(hangs);
+    loop {
+        // What has arrived is kept, and the rest counts as lost.
+        let done = tokio::select! {
+            done = tasks.join_next() => done,
+            () = &mut hangs => return replies,
+        };
+        match done {
+            Some(Ok((at, reply))) => {
+                if let Some(slot) = replies.get_mut(at) {
+                    *slot = reply;
+                }
+            }
+            Some(Err(_)) => {}
+            None => return replies,
         }
     }
-    replies
 }
 
 /// Before each grant; and before a beat that the server would refuse, because the certificate is past its end.
@@ -96,12 +111,15 @@ pub async fn pull_once<T: Transport>(
             agent.sync_status().set_progress(machine.progress().map(|(done, total)| Progress { done, total }));
         }
         let input = match effect {
-            pull::Effect::CatchUp(ask) => pull::Input::CaughtUp(exchange::ask(agent, transport, ask).await),
+            pull::Effect::CatchUp(ask) => pull::Input::CaughtUp(tokio::select! {
+                reply = exchange::ask(agent, transport, ask) => reply,
+                () = hurry::hangs(agent, transport.as_ref()) => Err(Failure::Offline),
+            }),
             pull::Effect::Fetch(requests) => {
                 if carrier == Carrier::Live && is_time_to_report(agent, &requests) {
                     report_in(agent, transport).await;
                 }
-                pull::Input::Fetched(fetch(transport, requests).await)
+                pull::Input::Fetched(fetch(agent, transport, requests).await)
             }
             pull::Effect::StoreRoot(trust) => stored(blocking(agent, move |a| a.store_root(trust)).await),
             pull::Effect::StoreGrant { grant, asked_ms } => {
@@ -170,6 +188,7 @@ fn stored<E: core::fmt::Display>(result: Option<Result<(), E>>) -> pull::Input {
 /// Keeps the copy up to date until shutdown. Waits for nothing that the upload does.
 pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdown: watch::Receiver<bool>) {
     let mut held = agent.pull_machine(true);
+    let mut question = Question::new(agent.device());
     let mut now = false;
     loop {
         if agent.erasure().is_some() {
@@ -183,6 +202,8 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             return;
         };
         agent.sync_status().begin();
+        agent.hurry().begin(now);
+        let before = agent.replica().view().head.as_ref().map(|head| head.hash());
         let attempt = async {
             let _turn = agent.turn().lock().await;
             // A bundle or a repair may have moved the copy since the machine last looked.
@@ -198,8 +219,18 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             done = attempt => done,
             _ = shutdown.changed() => return,
         };
+        if agent.hurry().gave_up() {
+            question.let_go();
+            now = true;
+            continue;
+        }
+        agent.sync_status().set_trouble(transport.trouble());
         agent.sync_status().finish(outcome, agent.replica().clock().now(agent.clock().reading()));
-        if outcome == pull::Outcome::UpToDate {
+        let spread_s = machine.spread_s();
+        let after = agent.replica().view().head.as_ref().map(|head| head.hash());
+        let online = outcome == pull::Outcome::UpToDate;
+        question.synced(&agent, before != after, online);
+        if online {
             tracing::info!("the copy is up to date");
             // The link is there: what waits in the outbox goes now.
             agent.wake_push().notify_one();
@@ -211,6 +242,7 @@ pub async fn pull<T: Transport>(agent: Arc<Agent>, transport: Arc<T>, mut shutdo
             biased;
             () = tokio::time::sleep(wait) => false,
             () = agent.wake_pull().notified() => true,
+            () = question.answered(&agent, &transport, spread_s), if online => false,
             _ = shutdown.changed() => return,
         };
     }
@@ -252,10 +284,7 @@ pub async fn push_once<T: Transport>(
             push::Effect::Load(max) => {
                 push::Input::Loaded(blocking(agent, move |a| a.unacknowledged(max)).await.flatten())
             }
-            push::Effect::Send(request) => {
-                let mut replies = fetch(transport, vec![request]).await;
-                push::Input::Replied(replies.pop().unwrap_or(Err(Failure::Offline)))
-            }
+            push::Effect::Send(request) => push::Input::Replied(transport.send(request).await),
             push::Effect::Acknowledge(receipt) => {
                 let result = blocking(agent, move |a| a.acknowledge(&receipt)).await;
                 push::Input::Acknowledged(result.unwrap_or(Err(cpis_protocol::Refusal::Malformed)))

@@ -14,6 +14,8 @@ use rustix::fs::{CWD, FallocateFlags, OFlags, RenameFlags};
 
 /// The ending of a file that is not yet published; recovery may delete it.
 pub const STAGED_ENDING: &str = ".new";
+/// The mode of a file that others may read; every other is for the agent's user alone.
+pub const SHARED: u32 = 0o644;
 const ZEROS: [u8; 4096] = [0; 4096];
 
 fn options() -> OpenOptions {
@@ -94,14 +96,32 @@ impl Staged {
     /// # Errors
     /// Those of the file system.
     pub fn write(target: &Path, bytes: &[u8]) -> io::Result<Self> {
-        let mut staged = target.as_os_str().to_owned();
-        staged.push(STAGED_ENDING);
-        let this = Self { target: target.to_owned(), staged: staged.into(), published: false };
-        let mut file = options().write(true).create(true).truncate(true).open(&this.staged)?;
+        let (this, mut file) = Self::begin(target, 0o600)?;
         file.write_all(bytes)?;
         // Without this sync a crash after the rename could leave a file of the right name and no content.
         file.sync_all()?;
         Ok(this)
+    }
+
+    /// Makes the file under its staged name, to be written piece by piece and given to [`Self::publish_written`].
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn begin(target: &Path, mode: u32) -> io::Result<(Self, File)> {
+        let mut staged = target.as_os_str().to_owned();
+        staged.push(STAGED_ENDING);
+        let staged = PathBuf::from(staged);
+        let file = options().mode(mode).write(true).create(true).truncate(true).open(&staged)?;
+        Ok((Self { target: target.to_owned(), staged, published: false }, file))
+    }
+
+    /// Syncs what was written, and publishes it.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_written(self, file: &File) -> io::Result<()> {
+        file.sync_all()?;
+        self.publish()
     }
 
     /// The name that it will have.

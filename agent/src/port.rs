@@ -8,6 +8,8 @@ use cpis_protocol::id::FeedId;
 use cpis_protocol::message::{Failure, Request};
 use cpis_protocol::seal::Key;
 
+use crate::trouble::Trouble;
+
 /// The key of a named row: a keyed hash, so that even names are not readable on disk.
 pub type RowName = [u8; 16];
 /// The number of a generation: one written, immutable state of one feed. Never used twice.
@@ -108,6 +110,16 @@ pub trait Transport: Send + Sync + 'static {
     /// The beginning of an immutable object came by another way: when it is asked for, the rest is enough. A carrier that
     /// cannot ask for a rest may drop it.
     fn take_up(&self, _request: &Request, _begun: Vec<u8>) {}
+
+    /// Bytes of replies that have come in so far: whether a request gets on.
+    fn heard(&self) -> u64 {
+        0
+    }
+
+    /// What stood in the way when the last request failed; `None` when it went through, or where nothing is known.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
 }
 
 /// Clocks.

@@ -182,6 +182,10 @@ pub fn status(value: &Value) -> String {
         outcome => outcome,
     };
     let _ = writeln!(out, "Link        {}: {outcome}", text(value, "/server"));
+    let remedy = text(value, "/link/trouble/remedy");
+    if !remedy.is_empty() {
+        let _ = writeln!(out, "            {remedy}");
+    }
     let waiting = number(value, "/outbox/waiting").unwrap_or(0);
     let through = number(value, "/outbox/through").unwrap_or(0);
     let _ =

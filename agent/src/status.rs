@@ -7,8 +7,10 @@ use cpis_protocol::message::Failure;
 use cpis_protocol::policy::{AccessMode, Freshness};
 use cpis_protocol::sync::{pull, push};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::agent::Allowance;
+use crate::trouble::{Trouble, TroubleStatus};
 
 /// How far a download is, in cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,9 @@ pub struct LinkStatus {
     pub last_success_ms: Option<i64>,
     /// How the last attempt ended; absent before the first.
     pub last_outcome: Option<String>,
+    /// What stood in the way of it, and what to do about that.
+    #[serde(default)]
+    pub trouble: Option<TroubleStatus>,
     /// Why the last upload did not go through.
     pub upload_problem: Option<String>,
     /// Whether that was a receipt that was not accepted.
@@ -137,11 +142,14 @@ pub struct Status {
 
 /// The link's state, shared by the driver and the API.
 #[derive(Debug, Default)]
-pub struct SyncStatus(Mutex<LinkStatus>);
+pub struct SyncStatus {
+    link: Mutex<LinkStatus>,
+    lost: watch::Sender<bool>,
+}
 
 impl SyncStatus {
     fn lock(&self) -> MutexGuard<'_, LinkStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An attempt begins.
@@ -151,15 +159,34 @@ impl SyncStatus {
         status.attempts += 1;
     }
 
+    /// Whether the last attempt did not reach the server; sent after every attempt.
+    pub fn lost(&self) -> watch::Receiver<bool> {
+        self.lost.subscribe()
+    }
+
     /// An attempt ended.
     pub fn finish(&self, outcome: pull::Outcome, now_ms: Option<i64>) {
+        let lost = pull::Outcome::Failed(Failure::Offline);
+        let busy = matches!(outcome, pull::Outcome::Failed(Failure::NotTheServer | Failure::Retry(_)));
+        self.lost.send_replace(outcome == lost || busy);
         let mut status = self.lock();
         status.syncing = false;
         status.progress = None;
         if outcome == pull::Outcome::UpToDate {
             status.last_success_ms = now_ms;
         }
-        status.last_outcome = Some(describe(outcome));
+        let unreached = matches!(outcome, pull::Outcome::Failed(Failure::Offline | Failure::NotTheServer));
+        if !unreached {
+            status.trouble = None;
+        }
+        // What is known of the way says more than that there was no reply.
+        let why = status.trouble.as_ref().map(|trouble| trouble.finding.clone());
+        status.last_outcome = Some(why.unwrap_or_else(|| describe(outcome)));
+    }
+
+    /// What stood in the way of the attempt that is about to be finished.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        self.lock().trouble = trouble.map(|trouble| trouble.status());
     }
 
     /// How far the download is.

@@ -61,6 +61,19 @@ fn io(error: &dyn core::fmt::Display) -> StoreError {
 impl Open {
     /// Opens or makes the store; sled may panic on a broken directory.
     fn guarded(directory: &Path) -> Result<Self, StoreError> {
+        // sled lets go of its directory a moment after the last handle is gone: a good one must not be taken for broken.
+        for _ in 0..20 {
+            match Self::once(directory) {
+                Err(StoreError::DoesNotOpen(error)) if error.contains("acquire lock") => {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                }
+                other => return other,
+            }
+        }
+        Self::once(directory)
+    }
+
+    fn once(directory: &Path) -> Result<Self, StoreError> {
         let opened = catch_unwind(AssertUnwindSafe(|| Self::unguarded(directory)));
         match opened {
             Ok(Ok(store)) => Ok(store),

@@ -2,22 +2,35 @@
 //! It must not follow redirects, trust the platform's certificate store, or read a longer reply than an honest one has.
 
 mod partial;
+mod tls;
+mod verifier;
 
-use std::error::Error as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use cpis_protocol::message::{Failure, REASON_HEADER, Request, classify};
-use cpis_protocol::sign::Signer;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use rustls::time_provider::TimeProvider;
+use cpis_protocol::id::hex;
+use cpis_protocol::message::{ASK_HEADER, ASK_HEADER_BYTES_MAX, Failure, REASON_HEADER, Request, classify};
 
 use self::partial::Partials;
+pub use self::tls::{Beyond, Identity};
+pub(crate) use self::tls::{FlooredTime, is_issued, provider};
+use self::verifier::Seen;
 use crate::port::{Clock, Transport};
+use crate::station::CARRIER_HEADER;
+use crate::trouble::{NameError, Trouble};
 
 /// How long sent bytes may go unacknowledged: a link that went away is not waited for until the read times out.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(25);
+/// How long nothing may come in while something was asked for.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The same for what the server holds back, which it does for an hour at most.
+const HELD_BACK: Duration = Duration::from_secs(3_900);
+/// The same for a station or a mirror: when it is slow, the server is there.
+const SILENCE_BESIDE: Duration = Duration::from_secs(15);
+
+/// The longest HTTP/2 frame that is taken: longer than any object.
+const FRAME_BYTES_MAX: u32 = 1 << 20;
 
 /// The transport could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -33,54 +46,24 @@ pub enum TransportError {
     NotHttps,
 }
 
-/// Who the device is to the server.
-#[derive(Debug)]
-pub struct Identity<'a> {
-    /// The device key.
-    pub signer: &'a Signer,
-    /// Its certificate, DER.
-    pub certificate: &'a [u8],
-}
-
 /// HTTPS to one server.
 pub struct HttpTransport {
+    beyond: Beyond,
     client: RwLock<reqwest::Client>,
     clock: Arc<dyn Clock>,
     base: String,
     partials: Partials,
     received: AtomicU64,
     sent: AtomicU64,
+    /// Why a certificate was refused, and why the last request failed.
+    seen: Seen,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 impl core::fmt::Debug for HttpTransport {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "HttpTransport({})", self.base)
     }
-}
-
-/// Certificates are judged by the later of wall clock and floor of trusted time: a clock that lost its battery must not
-/// cut the device off for ever.
-struct FlooredTime {
-    clock: Arc<dyn Clock>,
-    floor_ms: i64,
-}
-
-impl core::fmt::Debug for FlooredTime {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("FlooredTime")
-    }
-}
-
-impl TimeProvider for FlooredTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let ms = self.clock.reading().wall_ms.max(self.floor_ms);
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(u64::try_from(ms).ok()?)))
-    }
-}
-
-/// The one explicit provider: aws-lc-rs, hybrid post-quantum key exchange first.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 impl HttpTransport {
@@ -95,13 +78,56 @@ impl HttpTransport {
         clock: Arc<dyn Clock>,
         floor_ms: i64,
     ) -> Result<Self, TransportError> {
+        Self::to(Beyond::Server, url, authorities, identity, clock, floor_ms)
+    }
+
+    /// The same for whoever is at the other end.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn to(
+        beyond: Beyond,
+        url: &str,
+        authorities: &[Vec<u8>],
+        identity: Option<&Identity<'_>>,
+        clock: Arc<dyn Clock>,
+        floor_ms: i64,
+    ) -> Result<Self, TransportError> {
         if !url.starts_with("https://") {
             return Err(TransportError::NotHttps);
         }
-        let client = client(url, authorities, identity, Arc::clone(&clock), floor_ms)?;
-        let base = url.trim_end_matches('/').to_owned();
-        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Self { client: RwLock::new(client), clock, base, partials: Partials::default(), received, sent })
+        let (seen, time) = (Seen::default(), FlooredTime { clock: Arc::clone(&clock), floor_ms });
+        let config = tls::config(beyond, authorities, identity, time, Arc::clone(&seen))?;
+        Self::with(beyond, url, config, clock, seen)
+    }
+
+    /// The way to the server over TLS settings of the caller's own, e.g. to measure what others would cost. A connection
+    /// made from a clone of them resumes what the one before left.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn over(url: &str, config: rustls::ClientConfig, clock: Arc<dyn Clock>) -> Result<Self, TransportError> {
+        Self::with(Beyond::Server, url, config, clock, Seen::default())
+    }
+
+    fn with(
+        beyond: Beyond,
+        url: &str,
+        config: rustls::ClientConfig,
+        clock: Arc<dyn Clock>,
+        seen: Seen,
+    ) -> Result<Self, TransportError> {
+        Ok(Self {
+            beyond,
+            client: RwLock::new(client(beyond, url, config)?),
+            clock,
+            base: url.trim_end_matches('/').to_owned(),
+            partials: Partials::default(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            seen,
+            trouble: Mutex::default(),
+        })
     }
 
     /// Takes up another certificate, or the authorities of a newer root. Requests under way end as they began; those
@@ -115,9 +141,16 @@ impl HttpTransport {
         identity: Option<&Identity<'_>>,
         floor_ms: i64,
     ) -> Result<(), TransportError> {
-        let fresh = client(&self.base, authorities, identity, Arc::clone(&self.clock), floor_ms)?;
+        let time = FlooredTime { clock: Arc::clone(&self.clock), floor_ms };
+        let config = tls::config(self.beyond, authorities, identity, time, Arc::clone(&self.seen))?;
+        let fresh = client(self.beyond, &self.base, config)?;
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
+    }
+
+    /// Who is at the other end.
+    pub const fn beyond(&self) -> Beyond {
+        self.beyond
     }
 
     /// Bytes of bodies received and sent.
@@ -126,55 +159,20 @@ impl HttpTransport {
     }
 }
 
-/// Whether one of these authorities issued the certificate for a TLS client, good at `now_ms`.
-pub(crate) fn is_issued(certificate: &[u8], authorities: &[Vec<u8>], now_ms: i64) -> bool {
-    let mut roots = rustls::RootCertStore::empty();
-    for authority in authorities {
-        if roots.add(CertificateDer::from(authority.clone())).is_err() {
-            return false;
-        }
-    }
-    let Ok(now) = u64::try_from(now_ms) else { return false };
-    let now = UnixTime::since_unix_epoch(Duration::from_millis(now));
-    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
-    verifier.is_ok_and(|v| v.verify_client_cert(&CertificateDer::from(certificate.to_vec()), &[], now).is_ok())
-}
-
-/// A client that believes the given authorities and nobody else.
-fn client(
-    url: &str,
-    authorities: &[Vec<u8>],
-    identity: Option<&Identity<'_>>,
-    clock: Arc<dyn Clock>,
-    floor_ms: i64,
-) -> Result<reqwest::Client, TransportError> {
-    let mut roots = rustls::RootCertStore::empty();
-    for authority in authorities {
-        roots.add(CertificateDer::from(authority.clone()))?;
-    }
-    let config = rustls::ClientConfig::builder_with_details(provider(), Arc::new(FlooredTime { clock, floor_ms }))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots);
-    let mut config = match identity {
-        None => config.with_no_client_auth(),
-        Some(identity) => {
-            let chain = vec![CertificateDer::from(identity.certificate.to_vec())];
-            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.signer.pkcs8().to_vec()));
-            config.with_client_auth_cert(chain, key)?
-        }
-    };
-    // One connection for everything, several requests at once, and headers that cost a few bytes.
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+fn client(beyond: Beyond, url: &str, config: rustls::ClientConfig) -> Result<reqwest::Client, TransportError> {
     let mut client = reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .https_only(true)
         .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(15))
-        .read_timeout(Duration::from_secs(60))
+        .connect_timeout(Duration::from_secs(if beyond == Beyond::Server { 15 } else { 3 }))
+        .dns_resolver(Arc::new(Names))
         .tcp_user_timeout(UNACKNOWLEDGED)
+        // A frame of the usual 16 KiB is nine bytes longer than a TLS record: each would cost a second one.
+        .http2_max_frame_size(Some(FRAME_BYTES_MAX))
         // Nothing is sent while nothing is to be said: a link that is paid by the byte, and a battery.
         .tcp_keepalive(None)
-        .pool_idle_timeout(Duration::from_secs(330));
+        // The server's polls come every five minutes and an eighth more, or when it says: it ends the connection, not we.
+        .pool_idle_timeout(None);
     if is_loopback(url) {
         client = client.no_proxy();
     }
@@ -188,31 +186,108 @@ fn is_loopback(url: &str) -> bool {
 
 impl Transport for HttpTransport {
     async fn send(&self, request: Request) -> Result<Vec<u8>, Failure> {
-        if request.is_immutable() {
-            return self.send_immutable(&request).await;
+        let result =
+            if request.is_immutable() { self.send_immutable(&request).await } else { self.exchange(request).await };
+        if result.is_ok() {
+            self.set_trouble(None);
         }
+        result
+    }
+
+    fn take_up(&self, request: &Request, begun: Vec<u8>) {
+        if request.is_immutable() && begun.len() <= request.reply_bytes_max() {
+            self.partials.keep(request.path(), begun);
+        }
+    }
+
+    fn heard(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl HttpTransport {
+    fn set_trouble(&self, trouble: Option<Trouble>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What comes in, unless nothing comes in for too long.
+    async fn within<R>(
+        &self,
+        patience: Duration,
+        coming: impl Future<Output = reqwest::Result<R>>,
+    ) -> Result<R, Failure> {
+        match tokio::time::timeout(patience, coming).await {
+            Ok(Ok(come)) => Ok(come),
+            Ok(Err(error)) => Err(self.failure(&error)),
+            Err(_) => {
+                self.set_trouble(Some(Trouble::Silent));
+                Err(Failure::Offline)
+            }
+        }
+    }
+
+    /// The reply's head. A page in place of a reply is not from the server, whoever proved what before.
+    async fn ask(&self, builder: reqwest::RequestBuilder, patience: Duration) -> Result<reqwest::Response, Failure> {
+        let response = self.within(patience, builder.send()).await?;
+        let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let is_page = kind.starts_with("text/html");
+        if matches!((response.status().as_u16(), is_page), (300..=399 | 511, _) | (200, true)) {
+            self.set_trouble(Some(Trouble::SignInPage));
+            return Err(Failure::NotTheServer);
+        }
+        Ok(response)
+    }
+
+    /// Why there was no reply. Something that speaks TLS with another certificate, or no TLS at all, is not the server.
+    fn failure(&self, error: &reqwest::Error) -> Failure {
+        let refused = self.seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let silent = error.is_timeout().then_some(Trouble::Silent);
+        let trouble = match Trouble::of(error) {
+            // Whose the certificate is, only the verifier has seen.
+            Some(Trouble::Opened { issuer }) => Some(refused.unwrap_or(Trouble::Opened { issuer })),
+            found => found.or(silent),
+        };
+        let is_somebody_else = trouble.as_ref().is_some_and(Trouble::is_somebody_else);
+        self.set_trouble(trouble);
+        if is_somebody_else { Failure::NotTheServer } else { Failure::Offline }
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Vec<u8>, Failure> {
         let url = format!("{}{}", self.base, request.path());
         // Its whole parts are good even when the reply was cut.
         let keeps_part = matches!(request, Request::CatchUp(_));
+        let patience = if matches!(request, Request::News(_)) { HELD_BACK } else { self.silence() };
         let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
         let builder = match request.body() {
             None => client.get(url),
+            Some(body) if keeps_part && body.len() <= ASK_HEADER_BYTES_MAX => {
+                self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
+                client.post(url).header(ASK_HEADER, hex(body)) // R238
+            }
             Some(body) => {
                 self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
                 client.post(url).header("content-type", "application/octet-stream").body(body.to_vec())
             }
         };
-        let mut response = builder.send().await.map_err(|error| failure(&error))?;
+        let mut response = self.ask(builder, patience).await?;
+        // R278: what is marked as stored is never the server's own word.
+        if self.beyond == Beyond::Server && response.headers().contains_key(CARRIER_HEADER) {
+            return Err(Failure::NotTheServer);
+        }
         if response.status().as_u16() != 200 {
             return Err(refused(&response));
         }
         let mut body = Vec::new();
         loop {
-            let part = match response.chunk().await {
+            let part = match self.within(self.silence(), response.chunk()).await {
                 Ok(Some(part)) => part,
                 Ok(None) => break,
                 Err(_) if keeps_part && !body.is_empty() => break,
-                Err(error) => return Err(failure(&error)),
+                Err(failure) => return Err(failure),
             };
             if body.len() + part.len() > request.reply_bytes_max() {
                 return Err(Failure::EndlessReply);
@@ -223,14 +298,11 @@ impl Transport for HttpTransport {
         Ok(body)
     }
 
-    fn take_up(&self, request: &Request, begun: Vec<u8>) {
-        if request.is_immutable() && begun.len() <= request.reply_bytes_max() {
-            self.partials.keep(request.path(), begun);
-        }
+    /// How long nothing may come in while something was asked for.
+    fn silence(&self) -> Duration {
+        if self.beyond == Beyond::Server { SILENCE } else { SILENCE_BESIDE }
     }
-}
 
-impl HttpTransport {
     /// Asks for an immutable object, from the byte on at which the last attempt was cut (RFC 9110 section 14).
     async fn send_immutable(&self, request: &Request) -> Result<Vec<u8>, Failure> {
         let (path, limit) = (request.path(), request.reply_bytes_max());
@@ -246,7 +318,7 @@ impl HttpTransport {
                     builder = builder.header("if-range", tag);
                 }
             }
-            let mut response = builder.send().await.map_err(|error| failure(&error))?;
+            let mut response = self.ask(builder, self.silence()).await?;
             let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
             match response.status().as_u16() {
                 200 => body.begin(header("etag")),
@@ -264,7 +336,7 @@ impl HttpTransport {
                     return Err(failure);
                 }
             }
-            while let Some(part) = response.chunk().await.map_err(|error| failure(&error))? {
+            while let Some(part) = self.within(self.silence(), response.chunk()).await? {
                 if !body.push(&part, limit) {
                     body.discard();
                     return Err(Failure::EndlessReply);
@@ -282,23 +354,16 @@ fn refused(response: &reqwest::Response) -> Failure {
     classify(response.status().as_u16(), header(REASON_HEADER), retry_after_s)
 }
 
-/// Something that speaks TLS with another certificate, or no TLS at all, is not the server.
-fn failure(error: &reqwest::Error) -> Failure {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
-            return match tls {
-                rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidMessage(_) => Failure::NotTheServer,
-                _ => Failure::Offline,
-            };
-        }
-        source = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .map(|inner| inner as &(dyn std::error::Error + 'static))
-            .or_else(|| cause.source());
+/// Names to addresses by the system's own means, with an error that can be told from others.
+struct Names;
+
+impl reqwest::dns::Resolve for Names {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(NameError)?;
+            Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as reqwest::dns::Addrs)
+        })
     }
-    Failure::Offline
 }
 
 /// Makes the provider the process's own, for clients that name none.

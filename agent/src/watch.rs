@@ -98,7 +98,9 @@ async fn take_in(agent: &Arc<Agent>, folder: &Path, seen: &mut BTreeMap<PathBuf,
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match bundle::import(agent, &path).await {
-            Ok(()) => tracing::info!(file = name, "a bundle was taken in"),
+            Ok(done) => {
+                tracing::info!(file = name, moved = done.moved, gseq = done.gseq, "a bundle was taken in");
+            }
             Err(error) => {
                 tracing::warn!(file = name, %error, "a bundle was not taken in");
                 if !error.is_final() {

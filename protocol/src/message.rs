@@ -73,7 +73,13 @@ pub enum Request {
     Report(Vec<u8>),
     /// Everything at once: a [`crate::catch_up::CatchUp`]; the reply is a [`crate::catch_up::CaughtUp`].
     CatchUp(Vec<u8>),
+    /// Whether the newest head of the device's scope is another than this one. The server holds the answer back until it
+    /// is, or for a time; the reply is [`NEWS`], or empty.
+    News(Hash),
 }
+
+/// What answers [`Request::News`] when there is news. It proves nothing: the sync that follows asks for what is signed.
+pub const NEWS: [u8; 1] = [1]; // R286
 
 impl Request {
     /// The HTTP path. Holds no identity of any person.
@@ -93,6 +99,7 @@ impl Request {
             Self::Audit(_) => "/v1/audit".into(),
             Self::Report(_) => "/v1/device".into(),
             Self::CatchUp(_) => "/v1/sync".into(),
+            Self::News(head) => format!("/v1/news/{}", hex(head)), // R285
         }
     }
 
@@ -109,7 +116,8 @@ impl Request {
             | Self::Delta { .. }
             | Self::Manifest { .. }
             | Self::Bounds { .. }
-            | Self::Chunk { .. } => None,
+            | Self::Chunk { .. }
+            | Self::News(_) => None,
         }
     }
 
@@ -124,6 +132,7 @@ impl Request {
                 (parts.next()? == "beat").then_some(Self::Beat(scope))?
             }
             "head" => Self::Head(unhex(parts.next()?).ok()?),
+            "news" => Self::News(unhex(parts.next()?).ok()?),
             "reference" => Self::Reference(unhex(parts.next()?).ok()?),
             "root" => Self::Root(number(parts.next()?)?),
             "feed" => {
@@ -168,6 +177,7 @@ impl Request {
             Self::Audit(_) => limits::RECEIPT_BYTES_MAX,
             Self::Report(_) => limits::REPORT_BYTES_MAX,
             Self::CatchUp(_) => limits::CATCH_UP_BYTES_MAX,
+            Self::News(_) => NEWS.len(),
         }
     }
 
@@ -183,7 +193,13 @@ impl Request {
             | Self::Manifest { .. }
             | Self::Bounds { .. }
             | Self::Chunk { .. } => true,
-            Self::Enrol(_) | Self::Grant | Self::Beat(_) | Self::Audit(_) | Self::Report(_) | Self::CatchUp(_) => false,
+            Self::Enrol(_)
+            | Self::Grant
+            | Self::Beat(_)
+            | Self::Audit(_)
+            | Self::Report(_)
+            | Self::CatchUp(_)
+            | Self::News(_) => false,
         }
     }
 }
@@ -244,6 +260,12 @@ pub enum Failure {
     Refused,
 }
 
+/// The header that carries a combined question in hexadecimal when it is short and there is no body: one packet instead of
+/// two, and while nothing changes HTTP/2 sends it as one byte.
+pub const ASK_HEADER: &str = "cpis-ask";
+/// The longest combined question that goes into [`ASK_HEADER`], in bytes before hexadecimal: one without batch or report.
+pub const ASK_HEADER_BYTES_MAX: usize = 96; // R238
+
 /// The header that names the reason of a refusal, so that a proxy's own 403 is not taken for a revocation.
 pub const REASON_HEADER: &str = "cpis-reason";
 /// The value of [`REASON_HEADER`] for a revoked device.
@@ -283,6 +305,7 @@ mod tests {
             Request::Manifest { feed, epoch: 1, seq: 3 },
             Request::Bounds { feed, epoch: 1, seq: 3 },
             Request::Chunk { feed, epoch: 1, seq: 3, index: 0 },
+            Request::News([3; 32]),
         ];
         for request in requests {
             assert_eq!(Request::from_path(&request.path()), Some(request.clone()));

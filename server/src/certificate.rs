@@ -220,6 +220,34 @@ pub fn server(
     Ok((Issued { der, serial: number, until_ms }, fresh.pkcs8()))
 }
 
+/// A mirror's certificate for its own key: a client to this server, and a server to devices, for one name.
+///
+/// # Errors
+/// [`CertificateError`], e.g. for a name that is not one.
+pub fn mirror(
+    signer: &impl Issues,
+    deployment: &str,
+    key: &Signer,
+    host: &str,
+    now_ms: UnixMs,
+    days: i64,
+) -> Result<Issued, CertificateError> {
+    let mut params = CertificateParams::new(vec![host.to_owned()])?;
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, format!("CPIS Edge mirror of {deployment}"));
+    params.distinguished_name = name;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    let until_ms = term(&mut params, now_ms, days)?;
+    let serial = serial();
+    let number = serial.to_bytes();
+    params.serial_number = Some(serial);
+    let issuer = Issuer::new(authority_params(deployment), key_pair(&signer.issuer())?);
+    let der = params.signed_by(&DeviceKey(&key.public_key()), &issuer)?.der().to_vec();
+    Ok(Issued { der, serial: number, until_ms })
+}
+
 /// The Ed25519 public key of a certificate; `None` for any other kind of key.
 #[must_use]
 pub fn public_key(der: &[u8]) -> Option<PublicKey> {

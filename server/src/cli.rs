@@ -73,6 +73,9 @@ pub(crate) enum Command {
     Erasure(command::erasure::Erasure),
     /// Write everything that a scope's devices need into one file, for a USB stick or a mirror
     Bundle(command::bundle::BundleArgs),
+    /// Caching proxies that carry the immutable objects
+    #[command(subcommand)]
+    Mirror(command::mirror::MirrorCommand),
     /// Serve devices until told to stop
     Serve(command::serve::Serve),
     /// Show what a guess costs at the parameters in force: a look-up, an index, a dump of the register

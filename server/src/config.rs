@@ -65,6 +65,12 @@ pub struct Config {
     pub alert_sequence: u32,
     /// Connections at once; further ones wait.
     pub connections_max: u32,
+    /// Seconds for which a device that waits for news is left without an answer; 0: no device may wait, all only poll.
+    pub news_hold_s: u16,
+    /// Devices that may wait for news at once; the others poll.
+    pub news_max: u32,
+    /// Devices that are told of news in one second: each comes at once.
+    pub news_per_s: u32,
 }
 
 impl Default for Config {
@@ -89,6 +95,9 @@ impl Default for Config {
             alert_births: 5,
             alert_sequence: 5,
             connections_max: 4096,
+            news_hold_s: 1800,
+            news_max: 4096,
+            news_per_s: 1000,
         }
     }
 }
@@ -131,6 +140,9 @@ impl Config {
         }
         if self.alert_misses_percent > 100 || self.alert_births < 2 || self.alert_sequence < 2 {
             return Err("alert_misses_percent: at most 100; alert_births, alert_sequence: at least 2");
+        }
+        if self.news_hold_s > 3600 || (1..10).contains(&self.news_hold_s) || self.news_per_s == 0 {
+            return Err("news_hold_s: 10 to 3600, or 0 to let no device wait; news_per_s: at least 1");
         }
         Ok(())
     }
@@ -199,6 +211,8 @@ mod tests {
             ("log_days = 89", "log_days"),
             ("alert_misses_percent = 101", "at most 100"),
             ("alert_births = 1", "alert_births"),
+            ("news_hold_s = 3", "news_hold_s"),
+            ("news_per_s = 0", "news_per_s"),
         ] {
             std::fs::write(&path, text).unwrap();
             let error = Config::read(&path).unwrap_err().to_string();

@@ -16,6 +16,7 @@ pub mod home;
 pub mod http;
 pub mod ingest;
 pub mod keys;
+pub mod mirror;
 pub mod port;
 pub mod price;
 pub mod prune;

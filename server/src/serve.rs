@@ -22,7 +22,7 @@ use crate::http;
 use crate::port::{Deployment as _, Store, StoreError};
 use crate::publish::{self, PublishError};
 use crate::rekey::{self, Rekey};
-use crate::service::Service;
+use crate::service::{Look, Service};
 use crate::tls::{self, DeviceVerifier, ServerCertificate, TlsError};
 use crate::{expiry, prune, resign};
 
@@ -30,6 +30,8 @@ use crate::{expiry, prune, resign};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The longest that the head of a request may take.
 const HEADER: Duration = Duration::from_secs(20);
+/// How often it is looked whether anybody has published: half of the second in which a device is to know.
+const LOOK: Duration = Duration::from_millis(500);
 /// How long open requests get when the server stops.
 const GRACE: Duration = Duration::from_millis(1500);
 /// How often the logs are shortened.
@@ -57,6 +59,7 @@ pub async fn run<S: Store>(
     let ticker = tokio::spawn(tick(Arc::clone(&service), certificate, devices));
     let digester = tokio::spawn(digest_tick(Arc::clone(&service)));
     let pruner = tokio::spawn(prune_tick(Arc::clone(&service)));
+    let teller = tokio::spawn(news_tick(Arc::clone(&service)));
     tokio::pin!(shutdown);
     loop {
         // Waiting for room must not keep the server from stopping.
@@ -92,9 +95,12 @@ pub async fn run<S: Store>(
     pruner.abort();
     ticker.abort();
     digester.abort();
+    teller.abort();
+    service.end_waits();
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::info!("some connections were cut when the server stopped");
     }
+    let _ = tokio::task::spawn_blocking(move || service.flush_presence()).await;
     Ok(())
 }
 
@@ -170,6 +176,33 @@ async fn tick<S: Store>(service: Arc<Service<S>>, certificate: Arc<ServerCertifi
     }
 }
 
+/// Tells devices that wait of what was published, by whatever process, and publishes what was left lying.
+async fn news_tick<S: Store>(service: Arc<Service<S>>) {
+    let mut every = tokio::time::interval(LOOK);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let look = Arc::new(Mutex::new(Look::default()));
+    loop {
+        every.tick().await;
+        let (service, look) = (Arc::clone(&service), Arc::clone(&look));
+        let work = move || {
+            let mut look = look.lock().unwrap_or_else(PoisonError::into_inner);
+            match service.look_for_news(&mut look) {
+                Ok(true) => publish_left(&service),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "nobody was told of news; the next look tries again"),
+            }
+        };
+        let _ = tokio::task::spawn_blocking(work).await;
+    }
+}
+
+fn publish_left<S: Store>(service: &Service<S>) {
+    match maintain(service, service.clock().now_ms()) {
+        Ok(cells) => tracing::info!(cells, "published"),
+        Err(error) => tracing::error!(%error, "nothing was published; what was published before stands"),
+    }
+}
+
 /// Looks at the audit that came in. It has a clock of its own: publishing a large extract must not put alerts off.
 async fn digest_tick<S: Store>(service: Arc<Service<S>>) {
     let mut every = tokio::time::interval(Duration::from_secs(service.config().digest_s.into()));
@@ -178,6 +211,7 @@ async fn digest_tick<S: Store>(service: Arc<Service<S>>) {
         every.tick().await;
         let service = Arc::clone(&service);
         let digested = tokio::task::spawn_blocking(move || {
+            service.flush_presence();
             digest::run(&**service.store(), &service.keys().audit, service.config())
         });
         if let Ok(Err(error)) = digested.await {

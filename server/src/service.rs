@@ -7,13 +7,16 @@ mod catch_up;
 mod device;
 mod enrol;
 mod grant;
+mod mirror;
+mod news;
 pub(crate) mod objects;
+mod presence;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cpis_protocol::Refusal;
-use cpis_protocol::id::{DeviceId, ScopeId, UnixMs};
-use cpis_protocol::message::Request;
+use cpis_protocol::id::{DeviceId, ScopeId};
+use cpis_protocol::message::{NEWS, Request};
 use cpis_protocol::trust::Trust;
 
 use crate::certificate::CertificateError;
@@ -26,9 +29,8 @@ use crate::publish::PublishError;
 
 pub(crate) use beat::sign as sign_beat;
 pub use enrol::{ATTEMPTS, EnrolError, invite};
-
-/// How often at most a device's presence is written down when nothing else is.
-const SEEN_EVERY_MS: i64 = 60_000;
+use mirror::Asker;
+pub use news::{Ended, Look, Wait};
 
 /// Why a request gets no reply. The transport turns it into its own words.
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +124,8 @@ pub struct Service<S: Store> {
     deployment: String,
     beats: Mutex<beat::Beats>,
     snapshots: Mutex<objects::Snapshots>,
-    seen: Mutex<std::collections::HashMap<DeviceId, UnixMs>>,
+    presence: Mutex<presence::Presence>,
+    waiting: news::Waiting,
 }
 
 /// A device that has shown who it is.
@@ -153,7 +156,8 @@ impl<S: Store> Service<S> {
             deployment,
             beats: Mutex::default(),
             snapshots: Mutex::default(),
-            seen: Mutex::default(),
+            presence: Mutex::default(),
+            waiting: news::Waiting::default(),
         }
     }
 
@@ -220,7 +224,11 @@ impl<S: Store> Service<S> {
         if let Request::Enrol(body) = &request {
             return self.enrol(body, now_ms);
         }
-        let admitted = self.admit(peer)?;
+        let admitted = match self.admit(peer) {
+            // No device: perhaps a mirror.
+            Err(ServiceError::Unauthorised) => return self.mirrored(peer, &request),
+            admitted => admitted?,
+        };
         if let Request::CatchUp(body) = &request {
             let (reply, gseq) = self.catch_up(&admitted, expired, body, now_ms)?;
             if let Admitted::Active(device) = &admitted {
@@ -260,6 +268,8 @@ impl<S: Store> Service<S> {
             Request::Chunk { feed, epoch, seq, index } => (self.chunk(&device, feed, epoch, seq, index)?, None),
             Request::Audit(body) => (self.audit(&device, &body, now_ms)?, None),
             Request::Report(body) => (self.report(&device, &body, now_ms)?, None),
+            // At once: whatever carries requests holds the answer back, if it can.
+            Request::News(head) => (if self.is_news(&device, &head)? { NEWS.to_vec() } else { Vec::new() }, None),
         };
         self.note(&device, now_ms, gseq);
         Ok(reply)
@@ -277,22 +287,7 @@ impl<S: Store> Service<S> {
         })
     }
 
-    fn check_scope(&self, device: &DeviceRow, scope: ScopeId) -> Result<(), ServiceError> {
-        if device.scope == scope { Ok(()) } else { Err(ServiceError::Unauthorised) }
-    }
-
-    /// Writes down that a device was there. Presence is for people; failing to note it fails nothing.
-    fn note(&self, device: &DeviceRow, now_ms: UnixMs, gseq: Option<u64>) {
-        let gseq = gseq.filter(|gseq| *gseq != device.last_gseq);
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = seen.get(&device.device).copied().or(device.last_seen_ms);
-        if gseq.is_none() && last.is_some_and(|last| (0..SEEN_EVERY_MS).contains(&(now_ms - last))) {
-            return;
-        }
-        seen.insert(device.device, now_ms);
-        drop(seen);
-        if let Err(error) = self.store.write::<_, StoreError>(|tx| tx.seen(device.device, now_ms, gseq)) {
-            tracing::warn!(device = %device.device, %error, "presence was not noted");
-        }
+    fn check_scope(&self, asker: &impl Asker, scope: ScopeId) -> Result<(), ServiceError> {
+        if asker.scopes().contains(&scope) { Ok(()) } else { Err(ServiceError::Unauthorised) }
     }
 }

@@ -10,7 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs as provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, ServerConnection,
@@ -24,6 +24,8 @@ use crate::service::Peer;
 /// Days for which a server certificate is good; a fresh one is made every day the server runs.
 const SERVER_DAYS: i64 = 30;
 const RENEW_MS: i64 = 86_400_000;
+/// Sessions that can be resumed, about a kilobyte each; a device whose session is gone shakes hands in full.
+const RESUMABLE: usize = 65_536;
 /// Authorities that a device may be behind: webpki follows no longer chain.
 const CHAIN_MAX: usize = 6;
 
@@ -221,12 +223,13 @@ pub fn server_config(
         .with_client_cert_verifier(devices)
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // One is enough: every handshake brings the next, and each carries the device's certificate.
+    // One is enough: every handshake brings the next. What is resumed is kept here and not in the ticket, which would
+    // carry the device's certificate there and back: two kilobytes for each new connection.
     config.send_tls13_tickets = 1;
     // Of a record that is cut nothing is received: a quarter of the largest costs half a per cent, and at 256 kbit/s a
     // cut loses an eighth of a second instead of half of one.
     config.max_fragment_size = Some(4096);
-    config.ticketer = provider::Ticketer::new()?;
+    config.session_storage = ServerSessionMemoryCache::new(RESUMABLE);
     Ok(Arc::new(config))
 }
 

@@ -7,21 +7,42 @@
 //! | `library.rs` | look-up and apply through the library |
 //! | `disk.rs` | the audit journal against the bare disk |
 //! | `wire.rs` | bytes on the wire between the real programs, counted at `net.rs` |
+//! | `air.rs`, `relay.rs` | a link with delay, rate and loss |
+//! | `bad.rs`, `checks.rs` | sync over the bad link: the agent, and the devices of `device.rs` |
+//! | `floor.rs` | what that link gives to plain TCP |
+//! | `day.rs` | a day in an ambulance, beside the peers |
+//! | `storm.rs`, `bare.rs`, `cores.rs` | a fleet against one server on one core, beside bare handshakes |
+//! | `model.rs`, `caches.rs` | one million devices, from costs measured in the run |
+//! | `idle.rs` | what an idle agent takes of the processor |
 //! | `enumeration.rs` | the price of a guess, and of listing a copy |
 //! | `names.rs` | recall and false candidates of look-up by name |
 //! | `register.rs` | sizes of the programs, a national register, the memory-hard step |
 //! | `fleet.rs` | the deployment that these share |
 //! | `report.rs` | how figures are printed |
 
+pub mod air;
+pub mod bad;
+pub mod bare;
+pub mod caches;
+pub mod changes;
+pub mod checks;
+pub mod cores;
+pub mod day;
+pub mod device;
 pub mod disk;
 pub mod enumeration;
 pub mod fleet;
+pub mod floor;
+pub mod idle;
 pub mod library;
 pub mod live;
+pub mod model;
 pub mod names;
 pub mod net;
 pub mod register;
+pub mod relay;
 pub mod report;
+pub mod storm;
 pub mod wire;
 
 use std::path::Path;
@@ -60,6 +81,18 @@ pub fn percentile(samples: &mut [Duration], share: f64) -> Duration {
 #[must_use]
 pub fn median(samples: &mut [Duration]) -> Duration {
     percentile(samples, 0.5)
+}
+
+/// SplitMix64: a chain of chances that one seed gives on every machine.
+pub fn random(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
 }
 
 /// Resident memory of a process in KiB.

@@ -2,13 +2,16 @@
 //! demonstration. It must not reach into the products for anything that a user could not do.
 
 pub mod bench;
+pub mod between;
 pub mod cutting;
 pub mod loopback;
 pub mod lossyfs;
 pub mod memory;
 pub mod needles;
+pub mod nginx;
 pub mod process;
 pub mod publisher;
+pub mod relay;
 pub mod scene;
 #[cfg(debug_assertions)]
 pub mod simulation;

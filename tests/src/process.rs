@@ -127,6 +127,14 @@ impl Running {
         Ok(())
     }
 
+    /// Whether it runs still.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn is_alive(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// The next line that the program printed, if there is one already.
     pub fn line(&self) -> Option<String> {
         self.lines.try_recv().ok()

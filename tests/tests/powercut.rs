@@ -273,7 +273,7 @@ fn what_was_staged_outlives_the_cut() {
     let work = tempfile::tempdir().unwrap();
     let (backing, mountpoint, told) =
         (work.path().join("backing"), work.path().join("mounted"), work.path().join("told"));
-    let _ = [&backing, &mountpoint, &told].map(|path| std::fs::create_dir_all(path).unwrap());
+    [&backing, &mountpoint, &told].into_iter().for_each(|path| std::fs::create_dir_all(path).unwrap());
     let mounted = LossyFs::mount(&backing, &mountpoint).unwrap();
     let trust = Publisher::new().unwrap().trust().clone();
     for promised in 1..=6u32 {

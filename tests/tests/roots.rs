@@ -81,7 +81,7 @@ fn away_while_every_key_was_replaced() {
     let site = site(&work);
     let server = site.serve().unwrap();
     let agent = site.enrol(&work.path().join("crew"), "crew").unwrap();
-    let late = site.enrol(&work.path().join("late"), "crew").unwrap();
+    let [late, third] = ["late", "third"].map(|name| site.enrol(&work.path().join(name), "crew").unwrap());
     let mut running = agent.start().unwrap();
     agent.sync().unwrap();
     assert_answers(&site, &agent);
@@ -114,6 +114,12 @@ fn away_while_every_key_was_replaced() {
     let running = late.start().unwrap();
     assert_eq!(count(&late.status().unwrap(), "/root_version"), 6);
     running.stop().unwrap();
+    // From hand to hand as well: whoever followed the roots hands on each of them.
+    let handed = work.path().join("handed.cpisbundle");
+    run(agent.command().unwrap().arg("export").arg(&handed)).unwrap();
+    run(third.command().unwrap().arg("import").arg(&handed)).unwrap();
+    let status = third.status().unwrap();
+    assert_eq!((count(&status, "/root_version"), count(&status, "/copy/records") >= 40), (6, true), "{status}");
 }
 
 /// The server and the agent both run while keys are replaced: neither is restarted.

@@ -36,6 +36,8 @@ impl Transport for Thief {
     async fn send(&self, request: Request) -> Result<Vec<u8>, Failure> {
         match (&request, &self.word) {
             (Request::Grant, Some(word)) => Ok(word.clone()),
+            // It would bring the honest grant.
+            (Request::CatchUp(_), Some(_)) => Err(Failure::NotFound),
             _ => self.behind.send(request).await,
         }
     }

@@ -9,9 +9,16 @@ use cpis_protocol::id::DeviceId;
 use cpis_protocol::sign::{Kind, Verified};
 use cpis_protocol::trust::{Role, Trust};
 
+use rustls::ServerConfig;
+
 use super::Agent;
+use crate::config::Config;
 use crate::keyslot::{Contents, KeyslotError};
-use crate::transport::{HttpTransport, Identity, TransportError};
+use crate::station::{self, Beside};
+use crate::transport::{Beyond, FlooredTime, HttpTransport, Identity, TransportError};
+
+/// A station's TLS, with the root's version and the certificate that it was made for.
+pub(crate) type StationTls = (u32, Vec<u8>, Arc<ServerConfig>);
 
 impl Agent {
     /// A transport to the server. It is kept up to date: see [`Self::renew_transports`].
@@ -19,6 +26,48 @@ impl Agent {
     /// # Errors
     /// [`TransportError`].
     pub fn transport(&self) -> Result<Arc<HttpTransport>, TransportError> {
+        let url = self.keys.keyslot().contents().url.clone();
+        self.way_to(Beyond::Server, &url)
+    }
+
+    /// The server with the mirrors and stations of the configuration beside it; and the stations.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn way(&self, config: &Config) -> Result<(Arc<Beside>, Vec<Arc<HttpTransport>>), TransportError> {
+        let to = |beyond: Beyond, urls: &[String]| {
+            urls.iter().map(|url| self.way_to(beyond, url)).collect::<Result<Vec<_>, _>>()
+        };
+        let (mirrors, stations) = (to(Beyond::Mirror, &config.mirrors)?, to(Beyond::Station, &config.stations)?);
+        let neighbours = mirrors.into_iter().chain(stations.iter().cloned());
+        Ok((Arc::new(Beside::new(self.transport()?, neighbours)), stations))
+    }
+
+    /// The TLS side of a station, made anew when root or certificate changed.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub(crate) fn station_tls(&self, kept: &mut Option<StationTls>) -> Result<Arc<ServerConfig>, TransportError> {
+        let trust = self.trust();
+        let keyslot = self.keys.keyslot();
+        let certificate = &keyslot.contents().certificate;
+        if let Some((version, of, config)) = kept
+            && (*version, &*of) == (trust.root().version, certificate)
+        {
+            return Ok(Arc::clone(config));
+        }
+        let time = FlooredTime { clock: Arc::clone(&self.clock), floor_ms: trust.root().issued_ms };
+        let identity = Identity { signer: &self.signer, certificate };
+        let config = Arc::new(station::tls::server(&trust.root().authority_certificates, &identity, time)?);
+        *kept = Some((trust.root().version, certificate.clone(), Arc::clone(&config)));
+        Ok(config)
+    }
+
+    /// A transport to whoever is at this address, by the device's own certificate. It is kept up to date.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    pub fn way_to(&self, beyond: Beyond, url: &str) -> Result<Arc<HttpTransport>, TransportError> {
         let trust = self.trust();
         let floor_ms = self.grant().issued_ms;
         let transport = {
@@ -26,7 +75,7 @@ impl Agent {
             let contents = keyslot.contents();
             let identity = Identity { signer: &self.signer, certificate: &contents.certificate };
             let authorities = &trust.root().authority_certificates;
-            HttpTransport::new(&contents.url, authorities, Some(&identity), Arc::clone(&self.clock), floor_ms)?
+            HttpTransport::to(beyond, url, authorities, Some(&identity), Arc::clone(&self.clock), floor_ms)?
         };
         let transport = Arc::new(transport);
         let mut transports = self.transports.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,6 +124,9 @@ impl Agent {
             Ok(())
         })?;
         self.replica.follow(&trust, issued_ms, grant_stands);
+        if let Err(error) = self.replica.keep_root(&before) {
+            tracing::warn!(%error, "the root before is not kept for devices that are further behind");
+        }
         *self.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
         self.renew_transports();
         Ok(())

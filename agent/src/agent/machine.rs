@@ -1,7 +1,5 @@
-//! The sync machine over what the agent has stored, and the word that somebody else moved the copy.
+//! The sync machine over what the agent has stored.
 //! It must not verify less than what came over the wire: what is read from the disk is measured by the root in force.
-
-use std::sync::atomic::Ordering;
 
 use cpis_protocol::sync::pull::{Pull, Start};
 use cpis_protocol::withdrawal::Withdrawal;
@@ -9,16 +7,6 @@ use cpis_protocol::withdrawal::Withdrawal;
 use super::Agent;
 
 impl Agent {
-    /// Marks that something other than the pull loop moved the copy.
-    pub fn mark_moved(&self) {
-        self.moved.store(true, Ordering::Release);
-    }
-
-    /// Whether something other than the pull loop moved the copy since the last call.
-    pub fn copy_moved(&self) -> bool {
-        self.moved.swap(false, Ordering::AcqRel)
-    }
-
     /// The sync machine over the present state; `None` once the device is erased: there is nothing to bring up to date.
     pub fn pull_machine(&self, with_grant: bool) -> Option<Pull> {
         let signed = self.signed_grant()?;

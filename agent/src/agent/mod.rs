@@ -12,7 +12,9 @@ mod renewal;
 mod report;
 mod sleep;
 mod telling;
+mod turn;
 mod unlock;
+mod wishes;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -33,6 +35,7 @@ use crate::config::Config;
 use crate::device_secret::DeviceSecret;
 use crate::durable;
 use crate::environment::{Environment, ThisMachine};
+use crate::hurry::Hurry;
 use crate::journal::{Journal, JournalError, Options, Priority};
 use crate::keyslot::Keyslot;
 use crate::local_keys::LocalKeys;
@@ -48,6 +51,7 @@ pub use self::error::{GlassError, OpenError, UnlockError};
 pub use self::limits::{Allowance, REASON_MIN};
 pub use self::renewal::RenewalError;
 pub use self::report::{Outbox, WaitingEvent};
+pub use self::turn::Turn;
 
 /// The keyslot file's name.
 pub const KEYSLOT: &str = "keyslot";
@@ -82,6 +86,8 @@ pub struct Agent {
     status: SyncStatus,
     scrub: ScrubStatus,
     moved: AtomicBool,
+    news: AtomicBool,
+    hurry: Hurry,
     wake_pull: Notify,
     wake_push: Notify,
     /// The turn for a memory-hard step, and how many there were.
@@ -90,7 +96,7 @@ pub struct Agent {
     erasing: Mutex<()>,
     sleep: sleep::Sleep,
     lease_watch: Mutex<lease::LeaseWatch>,
-    turn: tokio::sync::Mutex<()>,
+    turn: Turn,
     upload: tokio::sync::Mutex<()>,
     /// The transports in use: they change with the root and the certificate.
     transports: Mutex<Vec<Weak<HttpTransport>>>,
@@ -137,13 +143,7 @@ impl Agent {
             }
         };
         let previous = Grant::verify(&contents.previous_grant, &device, &trust, None).ok().map(Arc::new);
-        let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
-        let options = Options { capacity_bytes, ..Options::default() };
-        let (journal, recovery) = Journal::open_on(&directory.join(JOURNAL), device, options, environment.disk())?;
-        if recovery.torn_bytes > 0 {
-            // Nothing acknowledged is in a torn tail: an append returns only after its sync.
-            tracing::warn!(bytes = recovery.torn_bytes, "the audit journal had a torn tail, which was cut off");
-        }
+        let journal = Self::open_journal(environment.as_ref(), directory, config, device)?;
         let reading = clock.reading();
         keyslot.begin_delays(reading.boot_ms);
         let keys = LocalKeys::new(keyslot, &secret);
@@ -176,6 +176,8 @@ impl Agent {
             status: SyncStatus::default(),
             scrub: ScrubStatus::default(),
             moved: AtomicBool::new(false),
+            news: AtomicBool::new(config.news),
+            hurry: Hurry::default(),
             wake_pull: Notify::new(),
             wake_push: Notify::new(),
             memory_hard: Mutex::new(0),
@@ -183,7 +185,7 @@ impl Agent {
             erasing: Mutex::new(()),
             sleep,
             lease_watch: Mutex::default(),
-            turn: tokio::sync::Mutex::new(()),
+            turn: Turn::default(),
             upload: tokio::sync::Mutex::new(()),
             transports: Mutex::default(),
             _lock: lock,
@@ -206,6 +208,22 @@ impl Agent {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         Err(OpenError::InUse)
+    }
+
+    fn open_journal(
+        environment: &dyn Environment,
+        directory: &Path,
+        config: &Config,
+        device: DeviceId,
+    ) -> Result<Journal, OpenError> {
+        let capacity_bytes = u64::from(config.journal_mib) * 1024 * 1024;
+        let options = Options { capacity_bytes, ..Options::default() };
+        let (journal, recovery) = Journal::open_on(&directory.join(JOURNAL), device, options, environment.disk())?;
+        if recovery.torn_bytes > 0 {
+            // Nothing acknowledged is in a torn tail: an append returns only after its sync.
+            tracing::warn!(bytes = recovery.torn_bytes, "the audit journal had a torn tail, which was cut off");
+        }
+        Ok(journal)
     }
 
     /// Opens the replica; a broken directory is set aside and fetched again. Meanwhile the answer is "cannot answer".
@@ -318,7 +336,7 @@ impl Agent {
     }
 
     /// The turn to move the copy: held by whoever brings a newer one.
-    pub const fn turn(&self) -> &tokio::sync::Mutex<()> {
+    pub const fn turn(&self) -> &Turn {
         &self.turn
     }
 
@@ -346,16 +364,6 @@ impl Agent {
     /// The turn to open the vault, or to change what practitioners may do.
     fn people(&self) -> MutexGuard<'_, ()> {
         self.people.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Rings when a sync is wanted now.
-    pub const fn wake_pull(&self) -> &Notify {
-        &self.wake_pull
-    }
-
-    /// Rings when an event was queued.
-    pub const fn wake_push(&self) -> &Notify {
-        &self.wake_push
     }
 
     /// Whether the server withdrew this device for good.

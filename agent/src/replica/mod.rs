@@ -6,6 +6,7 @@
 //! The index in memory is built in the same pass that proves the state root, so "not there" is as proved as "there".
 
 mod feed;
+mod held;
 mod scrub;
 mod staging;
 mod time;
@@ -160,6 +161,14 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
         let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_not_overtaken(&plan)?;
         let removed = self.would_remove(&plan);
+        if self.keys_are_many() {
+            let is_staged = |feed: &FeedId| {
+                let sources = plan.head.feeds.iter().zip(&plan.sources);
+                sources.filter(|(state, _)| state.feed == *feed).any(|(_, source)| *source == Source::Staged)
+            };
+            building.staged.retain(|feed, _| is_staged(feed));
+            self.destroy_unused(&building)?;
+        }
         let result = self.build_and_flip(&mut building, plan, carrier, reading);
         match &result {
             Ok(Ok(())) => *building = Building { next: building.next, ..Building::default() },

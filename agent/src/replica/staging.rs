@@ -16,10 +16,10 @@ use cpis_protocol::cell::Cell;
 use cpis_protocol::compare;
 use cpis_protocol::head::{Beat, FeedState, Head};
 use cpis_protocol::id::{FeedId, ScopeId};
-use cpis_protocol::replica;
 use cpis_protocol::seal::Key;
 use cpis_protocol::sync::pull::{Comparison, Pinned, StagedChunk};
 use cpis_protocol::trust::Trust;
+use cpis_protocol::{limits, replica};
 use serde::{Deserialize, Serialize};
 
 use super::feed::{self, CHUNK_ROWS, ROW_CELLS};
@@ -178,6 +178,11 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
                     let kept = fresh.or_else(|| before.filter(|_| is_same));
                     building.staged.extend(kept.map(|rows| (feed, rows)));
                     all.push((feed, held.0.into_iter().collect()));
+                    if superseded && self.keys_are_many() {
+                        self.keep_staging(&mut building)?;
+                        self.destroy_unused(&building)?;
+                        superseded = false;
+                    }
                 }
                 Err(error) => {
                     building.staged.extend(before.map(|rows| (feed, rows)));
@@ -192,6 +197,11 @@ impl<S: Store, K: GenerationKeys> Replica<S, K> {
             self.destroy_unused(&building)?;
         }
         Ok(all)
+    }
+
+    /// Whether there is room for no more than another generation of every feed: then nothing is kept longer than it must.
+    pub(super) fn keys_are_many(&self) -> bool {
+        self.keys.generations().len() >= limits::FEEDS_MAX * 3 / 2
     }
 
     /// What is held of one wanted state and whether any of it was copied; and the generation that was begun for that.

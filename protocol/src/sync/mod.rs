@@ -2,6 +2,7 @@
 //! It must not let one wait for the other, and must not do anything itself: the driver carries effects out.
 
 pub mod backoff;
+pub mod news;
 pub mod pull;
 pub mod push;
 mod step;

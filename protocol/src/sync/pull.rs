@@ -7,6 +7,7 @@
 
 mod at_hand;
 mod combined;
+mod pace;
 mod resume;
 mod signed;
 
@@ -327,15 +328,14 @@ impl Pull {
             return effect;
         }
         let Some(target) = self.target.as_mut() else { return self.ask_beat() };
-        // What is at hand is taken in first: it costs no round trip.
-        let held = target.work.iter().take_while(|work| self.at_hand.holds(&work.request())).count();
-        let wanted = if held == 0 { target.work.len() } else { held };
-        let count = wanted.min(REQUESTS_MAX); // R44
-        if count == 0 {
+        // What is at hand is taken in first, wherever it stands: it costs no round trip. Were it asked for together with
+        // what is not, all of it would come over the network again.
+        let at_hand = &self.at_hand;
+        target.begin_work(REQUESTS_MAX, |work| at_hand.holds(&work.request())); // R44
+        if target.under_way.is_empty() {
             self.phase = Phase::Applying;
             return Effect::Apply(Box::new(target.plan()));
         }
-        target.under_way = target.work.drain(..count).collect();
         self.phase = Phase::Cells;
         Effect::Fetch(target.under_way.iter().map(Work::request).collect())
     }
@@ -398,48 +398,5 @@ impl Pull {
             | Phase::Cells
             | Phase::Applying => self.fail(Outcome::Refused(Refusal::Malformed), now),
         }
-    }
-
-    fn applied(&mut self, result: Result<(), Vec<FeedId>>, now: Now) -> Effect {
-        if !matches!(core::mem::replace(&mut self.phase, Phase::Idle), Phase::Applying) {
-            return self.fail(Outcome::Refused(Refusal::Malformed), now);
-        }
-        let Some(target) = self.target.take() else { return self.fail(Outcome::Refused(Refusal::Malformed), now) };
-        let overtaken = target.overtaken;
-        match result {
-            Ok(()) => {
-                self.beat = Some(target.beat);
-                self.head = Some(target.head);
-                self.damaged.clear();
-                self.staged.clear();
-                // What was pinned is in; what came after it is asked for at once.
-                if overtaken { self.ask_beat() } else { self.rest(now) }
-            }
-            Err(feeds) => {
-                // These feeds are fetched whole next time; the old generation keeps answering.
-                self.damaged.extend(feeds);
-                self.fail(Outcome::Refused(Refusal::WrongStateRoot), now)
-            }
-        }
-    }
-
-    fn rest(&mut self, now: Now) -> Effect {
-        self.backoff.succeeded();
-        self.at_hand.clear();
-        let poll_ms = self.beat.as_ref().map_or(300, |beat| u64::from(beat.next_poll_s).max(1)) * 1000;
-        let until_ms = now.tick_ms.saturating_add(poll_ms).saturating_add(self.backoff.draw(poll_ms / 8 + 1));
-        Effect::Wait { until_ms, outcome: Outcome::UpToDate }
-    }
-
-    fn fail(&mut self, outcome: Outcome, now: Now) -> Effect {
-        self.phase = Phase::Idle;
-        self.doubt_combined(outcome, now);
-        let failure = match outcome {
-            Outcome::Failed(failure) => Some(failure),
-            Outcome::UpToDate | Outcome::Refused(_) | Outcome::StoreFailed | Outcome::KeyMissing => None,
-        };
-        let spread_s = self.beat.as_ref().map_or(5, |beat| beat.spread_s);
-        let until_ms = now.tick_ms.saturating_add(self.backoff.failed(failure, spread_s));
-        Effect::Wait { until_ms, outcome }
     }
 }

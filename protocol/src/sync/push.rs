@@ -105,7 +105,7 @@ impl Push {
             // at once would loop.
             Input::Acknowledged(Ok(0)) => self.fail(Problem::Refused(Refusal::Gap), now), // R114
             Input::Acknowledged(Ok(_)) => {
-                self.backoff.succeeded();
+                self.backoff.succeeded(now.tick_ms);
                 self.batch_max = (self.batch_max * 2).min(limits::AUDIT_LINKS_MAX);
                 Effect::Load(self.batch_max)
             }
@@ -118,7 +118,7 @@ impl Push {
             Problem::Failed(failure) => Some(failure),
             Problem::Refused(_) => None,
         };
-        let wait_ms = self.backoff.failed(failure, 5);
+        let wait_ms = self.backoff.failed(failure, 5, now.tick_ms);
         Effect::Wait { until_ms: Some(now.tick_ms.saturating_add(wait_ms)), problem: Some(problem) }
     }
 }

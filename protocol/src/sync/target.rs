@@ -192,10 +192,25 @@ impl Target {
 
     /// The log does not reach back to the copy any more: what differs is fetched instead, in this attempt.
     fn leave_log(&mut self, state: &FeedState) {
-        let of_feed = |work: &Work| matches!(work, Work::Delta { state: of, .. } if of.feed == state.feed);
-        self.work.retain(|work| !of_feed(work));
+        let cells_total = &mut self.cells_total;
+        self.work.retain(|work| match work {
+            Work::Delta { state: of, from, to } if of.feed == state.feed => {
+                *cells_total = cells_total.saturating_sub(u64::from(to - from));
+                false
+            }
+            _ => true,
+        });
         self.deltas.remove(&state.feed);
         self.fetch_whole(state.clone(), true);
+    }
+
+    /// Puts work under way, at most so much: what is at hand, or where there is none of that what comes first.
+    pub(super) fn begin_work(&mut self, most: usize, is_at_hand: impl Fn(&Work) -> bool) {
+        let (held, rest): (VecDeque<_>, VecDeque<_>) = self.work.drain(..).partition(is_at_hand);
+        let (mut first, second) = if held.is_empty() { (rest, held) } else { (held, rest) };
+        self.under_way = first.drain(..most.min(first.len())).collect();
+        first.extend(second);
+        self.work = first;
     }
 
     /// Takes in the replies to the requests under way, in their order; what failed is asked for again.
@@ -211,8 +226,9 @@ impl Target {
                 self.settle_bounds(state, None);
                 continue;
             }
-            if let (Work::Delta { state, .. }, Err(Failure::NotFound)) = (&work, &reply) {
+            if let (Work::Delta { state, from, to }, Err(Failure::NotFound)) = (&work, &reply) {
                 // R43
+                self.cells_total = self.cells_total.saturating_sub(u64::from(to - from));
                 if !self.staged.contains(&state.feed) {
                     self.leave_log(state);
                 }

@@ -77,6 +77,51 @@ fn cut_anywhere_nothing_whole_is_asked_for_again() {
     }
 }
 
+/// A first sync whose reply held all of one feed and nothing of the next: what came is not asked for again.
+#[test]
+fn what_came_of_a_first_sync_is_not_asked_for_again() {
+    let (mut publisher, _) = synced(27);
+    let mut device = Device::new(&publisher, true);
+    let now = device.now();
+    let Effect::CatchUp(ask) = device.pull.step(Input::Wake, now) else { panic!("the combined question comes first") };
+    let reply = publisher.answer(&Request::CatchUp(ask.to_bytes().unwrap_or_default()), T0 + 60_000);
+    let mut reply = CaughtUp::read(&reply.unwrap_or_default()).unwrap_or_default();
+    let manifests = reply.objects.iter().filter(|(request, _)| matches!(request, Request::Manifest { .. })).count();
+    assert!(manifests > 1, "{manifests} feeds are fetched whole");
+    let mut whole = None;
+    reply.objects.retain(|(request, _)| match request {
+        Request::Manifest { feed, epoch, seq } => {
+            let first = whole.is_none();
+            whole.get_or_insert((*feed, *epoch, *seq));
+            first
+        }
+        _ => true,
+    });
+    let Some((feed, epoch, seq)) = whole else { panic!("no feed is fetched whole") };
+    for index in 0.. {
+        let request = Request::Chunk { feed, epoch, seq, index };
+        let Ok(body) = publisher.answer(&request, T0) else { break };
+        reply.objects.push((request, body));
+    }
+    let had: Vec<_> = reply.objects.iter().map(|(request, _)| request.clone()).collect();
+    let mut input = Input::CaughtUp(Ok(reply));
+    let mut fetched = 0;
+    loop {
+        input = match device.pull.step(input, now) {
+            Effect::Fetch(requests) => {
+                assert!(requests.iter().all(|request| !had.contains(request)), "{requests:?}");
+                fetched += requests.len();
+                Input::Fetched(requests.iter().map(|r| publisher.answer(r, T0 + 60_000)).collect())
+            }
+            Effect::Apply(_) => break,
+            Effect::Compare(_) => Input::Compared(Vec::new()),
+            Effect::StoreGrant { .. } | Effect::Pin(_) | Effect::Stage(_) => Input::Stored,
+            other => panic!("{other:?}"),
+        };
+    }
+    assert!(fetched > 0);
+}
+
 /// R48: a beat from a combined reply is dated by that question, also when a later one goes out before it is used.
 #[test]
 fn a_held_beat_is_never_dated_by_a_later_question() {

@@ -124,7 +124,9 @@ impl Publisher {
             Request::Bounds { feed, epoch, seq } => self.feed(feed.as_str(), *epoch)?.bounds(*seq),
             Request::Chunk { feed, epoch, seq, index } => self.feed(feed.as_str(), *epoch)?.chunk(*seq, *index),
             Request::CatchUp(body) => Some(self.catch_up(&ok(CatchUp::from_bytes(body)), now_ms)),
-            Request::Enrol(_) | Request::Audit(_) | Request::Report(_) => return Err(Failure::Refused),
+            Request::Enrol(_) | Request::Audit(_) | Request::Report(_) | Request::News(_) => {
+                return Err(Failure::Refused);
+            }
         };
         found.ok_or(Failure::NotFound)
     }

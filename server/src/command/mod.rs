@@ -10,6 +10,7 @@ pub(crate) mod failure;
 pub(crate) mod feed;
 pub(crate) mod init;
 pub(crate) mod key;
+pub(crate) mod mirror;
 pub(crate) mod practitioner;
 pub(crate) mod price;
 pub(crate) mod register;
@@ -68,6 +69,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> anyhow::Result<ExitCode> {
         Command::Alert(command) => alert::run(&context, &command),
         Command::Erasure(args) => erasure::run(&context, &args),
         Command::Audit(command) => return audit::run(&context, &command),
+        Command::Mirror(command) => mirror::run(&context, command),
         Command::Bundle(args) => bundle::run(&context, &args),
         Command::Serve(args) => serve::run(&context, &args),
         Command::Price(args) => price::run(&context, &args),

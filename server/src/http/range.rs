@@ -110,7 +110,7 @@ pub(super) fn respond(conditions: &Conditions, mut body: Vec<u8>) -> Response<Bo
     } else {
         StatusCode::OK
     };
-    let mut response = Response::new(Body::from(body));
+    let mut response = Response::new(super::slices::body(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));

@@ -251,6 +251,12 @@ pub trait Fleet {
     /// [`StoreError`].
     fn add_device_event(&self, event: &DeviceEvent) -> Result<(), StoreError>;
 
+    /// The number of the last thing that an operator did to any device; 0 when there was none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn last_device_event(&self) -> Result<u64, StoreError>;
+
     /// What operators did to a device, oldest first.
     ///
     /// # Errors

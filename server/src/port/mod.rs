@@ -65,6 +65,15 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`], or whatever `work` returns.
     fn write<R, E: From<StoreError>>(&self, work: impl FnOnce(&Self::Tx<'_>) -> Result<R, E>) -> Result<R, E>;
+
+    /// A number that is another one after anybody, in whatever process, has written. Cheap enough to ask every second.
+    /// `None` where the engine has no such thing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn version(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
 }
 
 /// Everything that one transaction can do.
@@ -84,6 +93,8 @@ pub enum Meta {
     Name,
     /// The number of the last link set aside that alerts were raised for.
     DigestedAside,
+    /// The encoded list of mirrors.
+    Mirrors,
 }
 
 impl Meta {
@@ -96,6 +107,7 @@ impl Meta {
             Self::Synthetic => "synthetic",
             Self::Name => "name",
             Self::DigestedAside => "digested-aside",
+            Self::Mirrors => "mirrors",
         }
     }
 }

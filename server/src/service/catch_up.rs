@@ -152,11 +152,14 @@ impl<S: Store> Service<S> {
                 Ok(true)
             }
             Road::Snapshot => {
-                let Some(manifest) = part(device, "manifest", self.manifest(device, feed, epoch, seq)) else {
-                    return Ok(true);
-                };
-                if !reply.push_cells(&Request::Manifest { feed, epoch, seq }, &manifest)? {
-                    return Ok(false);
+                // R251: one chunk needs none.
+                if state.count > limits::CHUNK_CELLS {
+                    let Some(manifest) = part(device, "manifest", self.manifest(device, feed, epoch, seq)) else {
+                        return Ok(true);
+                    };
+                    if !reply.push_cells(&Request::Manifest { feed, epoch, seq }, &manifest)? {
+                        return Ok(false);
+                    }
                 }
                 // A copy of the same log holds most of it: it compares first, and asks for what differs.
                 if have.is_some_and(|have| have.epoch == epoch) {

@@ -7,12 +7,13 @@ use std::sync::{Arc, PoisonError};
 use cpis_protocol::cell::{CELL_BYTES, Cell};
 use cpis_protocol::compare::Bounds;
 use cpis_protocol::digest::Hash;
-use cpis_protocol::id::{Epoch, FeedId, FeedSeq};
+use cpis_protocol::id::{Epoch, FeedId, FeedSeq, ScopeId};
 use cpis_protocol::limits;
 use cpis_protocol::tree::{self, Manifest};
 
+use super::mirror::Asker;
 use super::{Service, ServiceError};
-use crate::port::{CellLog, Deployment as _, DeviceRow, Feeds, Store, StoreError, Tx};
+use crate::port::{CellLog, Deployment as _, Feeds, Store, StoreError, Tx};
 
 /// Bytes of live sets kept in memory, so that the chunks of one snapshot do not each sort the log again.
 const SNAPSHOT_BYTES_KEPT: usize = 64 * 1024 * 1024;
@@ -88,7 +89,7 @@ pub(crate) fn chunk(snapshot: &[u8], index: u32) -> Option<&[u8]> {
 }
 
 impl<S: Store> Service<S> {
-    pub(super) fn head(&self, device: &DeviceRow, hash: &Hash) -> Result<Vec<u8>, ServiceError> {
+    pub(super) fn head(&self, device: &impl Asker, hash: &Hash) -> Result<Vec<u8>, ServiceError> {
         let head = self.store.read(|tx| tx.head(hash))?.ok_or(ServiceError::NotFound)?;
         self.check_scope(device, head.scope)?;
         Ok(head.bytes)
@@ -104,7 +105,7 @@ impl<S: Store> Service<S> {
 
     pub(super) fn delta(
         &self,
-        device: &DeviceRow,
+        device: &impl Asker,
         feed: FeedId,
         epoch: Epoch,
         from: FeedSeq,
@@ -126,7 +127,7 @@ impl<S: Store> Service<S> {
 
     pub(super) fn manifest(
         &self,
-        device: &DeviceRow,
+        device: &impl Asker,
         feed: FeedId,
         epoch: Epoch,
         seq: FeedSeq,
@@ -136,7 +137,7 @@ impl<S: Store> Service<S> {
 
     pub(super) fn bounds(
         &self,
-        device: &DeviceRow,
+        device: &impl Asker,
         feed: FeedId,
         epoch: Epoch,
         seq: FeedSeq,
@@ -146,7 +147,7 @@ impl<S: Store> Service<S> {
 
     pub(super) fn chunk(
         &self,
-        device: &DeviceRow,
+        device: &impl Asker,
         feed: FeedId,
         epoch: Epoch,
         seq: FeedSeq,
@@ -156,7 +157,7 @@ impl<S: Store> Service<S> {
         chunk(&snapshot, index).map(<[u8]>::to_vec).ok_or(ServiceError::NotFound)
     }
 
-    fn live(&self, device: &DeviceRow, log: CellLog, seq: FeedSeq) -> Result<Snapshot, ServiceError> {
+    fn live(&self, device: &impl Asker, log: CellLog, seq: FeedSeq) -> Result<Snapshot, ServiceError> {
         self.check_feed(device, log.feed)?;
         if let Some(kept) = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner).find(log, seq) {
             return Ok(kept);
@@ -166,9 +167,16 @@ impl<S: Store> Service<S> {
         Ok(made)
     }
 
-    fn check_feed(&self, device: &DeviceRow, feed: FeedId) -> Result<(), ServiceError> {
-        let scope = self.store.read(|tx| tx.scope(device.scope))?;
-        let covered = scope.is_some_and(|scope| scope.feeds.contains(&feed));
-        if covered { Ok(()) } else { Err(ServiceError::Unauthorised) }
+    fn check_feed(&self, device: &impl Asker, feed: FeedId) -> Result<(), ServiceError> {
+        let covers = |scope: &ScopeId| {
+            let scope = self.store.read(|tx| tx.scope(*scope))?;
+            Ok::<_, StoreError>(scope.is_some_and(|scope| scope.feeds.contains(&feed)))
+        };
+        for scope in device.scopes() {
+            if covers(scope)? {
+                return Ok(());
+            }
+        }
+        Err(ServiceError::Unauthorised)
     }
 }

@@ -267,6 +267,11 @@ impl Fleet for SqliteTx<'_> {
         Ok(())
     }
 
+    fn last_device_event(&self) -> Result<u64, StoreError> {
+        let mut statement = self.0.prepare_cached("SELECT coalesce(max(id), 0) FROM device_event")?;
+        Ok(unsigned(statement.query_row([], |row| row.get(0))?))
+    }
+
     fn device_events(&self, device: DeviceId) -> Result<Vec<DeviceEvent>, StoreError> {
         let mut statement = self
             .0

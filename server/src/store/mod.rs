@@ -30,6 +30,8 @@ pub struct SqliteStore {
     path: PathBuf,
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
+    /// Never reads a table: it only sees whether others have written.
+    watcher: Mutex<Option<Connection>>,
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -68,7 +70,12 @@ impl SqliteStore {
         let mut writer = Connection::open_with_flags(path, flags)?;
         configure(&writer)?;
         schema::migrate(&mut writer)?;
-        Ok(Self { path: path.to_path_buf(), writer: Mutex::new(writer), readers: Mutex::default() })
+        Ok(Self {
+            path: path.to_path_buf(),
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+            watcher: Mutex::default(),
+        })
     }
 
     fn reader(&self) -> Result<Connection, StoreError> {
@@ -124,6 +131,16 @@ impl Store for SqliteStore {
         let result = work(&tx)?;
         tx.0.commit().map_err(StoreError::from)?;
         Ok(result)
+    }
+
+    fn version(&self) -> Result<Option<u64>, StoreError> {
+        let mut watcher = lock(&self.watcher);
+        if watcher.is_none() {
+            *watcher = Some(self.reader()?);
+        }
+        let Some(connection) = watcher.as_ref() else { return Ok(None) };
+        let version: i64 = connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        Ok(Some(unsigned(version)))
     }
 }
 

@@ -7,6 +7,8 @@ mod catch_up;
 mod enrolment;
 mod evidence;
 mod inbox;
+mod mirror;
+mod news;
 mod pruning;
 mod publishing;
 mod rekeying;

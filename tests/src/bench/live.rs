@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use cpis_protocol::query::{LookupParameters, Query};
 use cpis_protocol::seal::MemoryHard;
-use cpis_server::register::{Extract, write_plans_csv};
+use cpis_server::register::Extract;
 
+use super::changes::{endings, ingest};
 use super::fleet::{Api, Fleet, SITE, server};
 use super::report::{Report, mib, time};
-use super::wire::endings;
 use super::{Scale, directory_bytes, median, memory_kib, resident_kib};
-use crate::process::{Running, run};
+use crate::process::Running;
 use crate::site::{AgentSite, Place, Site};
 
 const TARGET_KIB: u64 = 24 * 1024;
@@ -84,9 +84,7 @@ pub fn memory(directory: &Path, scale: Scale, report: &mut Report) -> anyhow::Re
 
 fn publish_changes(site: &Site, directory: &Path, changes: usize, round: i32) -> anyhow::Result<()> {
     let extract = Extract { authorities: Vec::new(), changes: endings(site, changes, round)? };
-    let file = directory.join("changes.csv");
-    std::fs::write(&file, write_plans_csv(&extract)?)?;
-    run(site.command()?.arg("ingest").arg(&file)).map(|_| ())
+    ingest(site, directory, &extract).map(|_| ())
 }
 
 /// The memory-hard step allocates tens of MiB; a few records are enough to see that they are given back.

@@ -1,20 +1,21 @@
-//! The line between agent and server, where bytes are counted: two network namespaces joined by a veth pair, without
-//! names, so that nothing is left of them when this process ends. Where they cannot be had, a relay on loopback.
-//! It must not count what either end says to itself.
+//! The line between agent and server, where bytes are counted: two network namespaces joined by a veth pair or by the
+//! air, without names, so that nothing is left of them when this process ends. Where they cannot be had, a relay on
+//! loopback. It must not count what either end says to itself.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::air::{self, Air};
+use super::relay::Relay;
+use super::report::grouped;
 use crate::process::run;
 use crate::site::Place;
 
@@ -48,6 +49,14 @@ impl Count {
         self.down + self.up
     }
 
+    /// In words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let Self { down, up, packets, connections } = *self;
+        let ways = format!("{} down, {} up", grouped(down), grouped(up));
+        format!("{} bytes ({ways}, {packets} packets, {connections} new connections)", grouped(self.bytes()))
+    }
+
     /// What was added since an earlier count.
     #[must_use]
     pub const fn since(&self, earlier: &Self) -> Self {
@@ -63,11 +72,16 @@ impl Count {
 /// The line.
 #[derive(Debug)]
 pub enum Line {
-    /// Namespaces of the server and of the agent: everything is counted, Ethernet, IP, TCP and TLS.
+    /// Namespaces of the server and of the agent, joined by a cable: everything is counted, Ethernet, IP, TCP and TLS.
     Namespaces(File, File),
-    /// A relay, and why: only what TCP carries is counted.
+    /// The same, joined by the air: IP packets are counted, those that the agent sends also when they are lost.
+    Air(File, File, Arc<Air>),
+    /// A relay, and why: only what TCP carries is counted, and nothing is lost.
     Relay(Relay, String),
 }
+
+/// Chooses which packets are lost.
+pub const SEED: u64 = 20_261_125;
 
 impl Line {
     /// Lays the line.
@@ -75,9 +89,40 @@ impl Line {
     /// # Errors
     /// When not even a relay can be had.
     pub fn lay() -> anyhow::Result<Self> {
-        match namespaces() {
-            Ok((server, agent)) => Ok(Self::Namespaces(server, agent)),
+        match namespaces(cable) {
+            Ok((server, agent, ())) => Ok(Self::Namespaces(server, agent)),
             Err(error) => Ok(Self::Relay(Relay::start()?, format!("{error:#}"))),
+        }
+    }
+
+    /// Lays the line with weather, clear at first.
+    ///
+    /// # Errors
+    /// When not even a relay can be had.
+    pub fn lay_in_air() -> anyhow::Result<Self> {
+        match namespaces(through_air) {
+            Ok((server, agent, air)) => Ok(Self::Air(server, agent, air)),
+            Err(error) => Ok(Self::Relay(Relay::start()?, format!("{error:#}"))),
+        }
+    }
+
+    /// What makes the weather; a cable has none.
+    #[must_use]
+    pub fn air(&self) -> Option<&Arc<Air>> {
+        match self {
+            Self::Namespaces(..) => None,
+            Self::Air(_, _, air) => Some(air),
+            Self::Relay(relay, _) => Some(&relay.air),
+        }
+    }
+
+    /// Where bytes are counted, in words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Namespaces(..) => "veth between two namespaces, frames of at most 1,514 bytes".into(),
+            Self::Air(..) => format!("TUN device of the agent's namespace, IP packets of at most {} bytes", air::MTU),
+            Self::Relay(_, why) => format!("a relay, TCP payload only and without loss, because: {why}"),
         }
     }
 
@@ -87,7 +132,7 @@ impl Line {
     /// When the address does not parse, which cannot be.
     pub fn place(&self) -> anyhow::Result<Place> {
         match self {
-            Self::Namespaces(..) => {
+            Self::Namespaces(..) | Self::Air(..) => {
                 let at = format!("{}:{PORT}", SERVER.address);
                 Ok(Place { url: format!("https://{at}"), listen: at.parse()? })
             }
@@ -104,7 +149,7 @@ impl Line {
     /// Those of `work`.
     pub fn at_server<R: Send>(&self, work: impl FnOnce() -> anyhow::Result<R> + Send) -> anyhow::Result<R> {
         match self {
-            Self::Namespaces(server, _) => inside(server, work),
+            Self::Namespaces(server, _) | Self::Air(server, ..) => inside(server, work),
             Self::Relay(..) => work(),
         }
     }
@@ -115,7 +160,7 @@ impl Line {
     /// Those of `work`.
     pub fn at_agent<R: Send>(&self, work: impl FnOnce() -> anyhow::Result<R> + Send) -> anyhow::Result<R> {
         match self {
-            Self::Namespaces(_, agent) => inside(agent, work),
+            Self::Namespaces(_, agent) | Self::Air(_, agent, _) => inside(agent, work),
             Self::Relay(..) => work(),
         }
     }
@@ -217,9 +262,17 @@ fn ip(arguments: &str) -> anyhow::Result<()> {
     run(Command::new("ip").args(arguments.split_whitespace())).map(|_| ())
 }
 
-fn namespaces() -> anyhow::Result<(File, File)> {
+/// Makes the two namespaces; `join` joins them.
+fn namespaces<T>(
+    join: impl FnOnce(&Holder, &File, &Holder, &File) -> anyhow::Result<T>,
+) -> anyhow::Result<(File, File, T)> {
     let (server, agent) = (Holder::start()?, Holder::start()?);
     let (at_server, at_agent) = (File::open(server.path())?, File::open(agent.path())?);
+    let joined = join(&server, &at_server, &agent, &at_agent)?;
+    Ok((at_server, at_agent, joined))
+}
+
+fn cable(server: &Holder, at_server: &File, agent: &Holder, at_agent: &File) -> anyhow::Result<()> {
     ip(&format!(
         "link add {} netns {} address {} type veth peer name {} netns {} address {}",
         SERVER.device,
@@ -229,7 +282,7 @@ fn namespaces() -> anyhow::Result<(File, File)> {
         agent.0.id(),
         AGENT.hardware
     ))?;
-    for (namespace, own, other) in [(&at_server, &SERVER, &AGENT), (&at_agent, &AGENT, &SERVER)] {
+    for (namespace, own, other) in [(at_server, &SERVER, &AGENT), (at_agent, &AGENT, &SERVER)] {
         inside(namespace, || {
             ip("link set lo up")?;
             ip(&format!("address add {}/24 dev {}", own.address, own.device))?;
@@ -238,50 +291,23 @@ fn namespaces() -> anyhow::Result<(File, File)> {
             ip(&format!("neighbour add {} lladdr {} dev {} nud permanent", other.address, other.hardware, own.device))
         })?;
     }
-    Ok((at_server, at_agent))
+    Ok(())
 }
 
-/// Takes connections on one port and passes them to another, counting.
-#[derive(Debug)]
-pub struct Relay {
-    port: u16,
-    to: u16,
-    down: Arc<AtomicU64>,
-    up: Arc<AtomicU64>,
-    connections: Arc<AtomicU64>,
-}
-
-impl Relay {
-    fn start() -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let port = listener.local_addr()?.port();
-        let to = Place::loopback()?.listen.port();
-        let (down, up) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let connections = Arc::new(AtomicU64::new(0));
-        let counters = (Arc::clone(&down), Arc::clone(&up), Arc::clone(&connections));
-        // Ends with the process: it holds nothing but sockets.
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                counters.2.fetch_add(1, Ordering::Relaxed);
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-                let (Ok(from), Ok(back)) = (client.try_clone(), server.try_clone()) else { continue };
-                let (down, up) = (Arc::clone(&counters.0), Arc::clone(&counters.1));
-                std::thread::spawn(move || pass(from, server, &up));
-                std::thread::spawn(move || pass(back, client, &down));
-            }
-        });
-        Ok(Self { port, to, down, up, connections })
+fn through_air(_: &Holder, at_server: &File, _: &Holder, at_agent: &File) -> anyhow::Result<Arc<Air>> {
+    let mut devices = Vec::new();
+    for (namespace, own, other) in [(at_server, &SERVER, &AGENT), (at_agent, &AGENT, &SERVER)] {
+        devices.push(inside(namespace, || {
+            let device = air::device(own.device).context("make a TUN device")?;
+            ip("link set lo up")?;
+            ip(&format!("address add {} peer {} dev {}", own.address, other.address, own.device))?;
+            ip(&format!("link set {} addrgenmode none txqueuelen 1000 up", own.device))?;
+            Ok(device)
+        })?);
     }
-}
-
-fn pass(mut from: TcpStream, mut to: TcpStream, counter: &AtomicU64) {
-    let _ = to.set_nodelay(true);
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer) {
-        counter.fetch_add(read as u64, Ordering::Relaxed);
-        if buffer.get(..read).is_none_or(|bytes| to.write_all(bytes).is_err()) {
-            break;
-        }
+    let air = Air::new();
+    if let [server, agent] = devices.as_slice() {
+        air::carry(server, agent, &air, SEED);
     }
-    let _ = to.shutdown(Shutdown::Write);
+    Ok(air)
 }

@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use cpis_tests::bench::fleet::Fleet;
 use cpis_tests::bench::report::Report;
-use cpis_tests::bench::{Scale, disk, enumeration, library, live, names, register, wire};
+use cpis_tests::bench::{
+    Scale, bad, day, disk, enumeration, floor, idle, library, live, model, names, register, storm, wire,
+};
 use cpis_tests::process::programs;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,11 +23,28 @@ Measures the real programs on this machine, with invented people, and prints Mar
 usage: cargo bench-all [--quick] [MEASURE...]
 
   --quick   few iterations on few records: only shows that every measure still runs
-  MEASURE   size, memory, start, look-up, apply, audit, wire, hard, enumeration, names, register
+  MEASURE   size, memory, start, look-up, apply, audit, wire, floor, bad, day, storm, model, idle, hard, enumeration, names, register
             (default: all)
 ";
-const MEASURES: [&str; 11] =
-    ["size", "memory", "start", "look-up", "apply", "audit", "wire", "hard", "enumeration", "names", "register"];
+const MEASURES: [&str; 17] = [
+    "size",
+    "memory",
+    "start",
+    "look-up",
+    "apply",
+    "audit",
+    "wire",
+    "floor",
+    "bad",
+    "day",
+    "storm",
+    "model",
+    "idle",
+    "hard",
+    "enumeration",
+    "names",
+    "register",
+];
 
 fn main() -> ExitCode {
     let mut quick = false;
@@ -132,6 +151,12 @@ fn measure_in(work: &std::path::Path, chosen: &[&str], scale: Scale, interrupted
             ("apply", _) => library::apply(&own, scale, &mut report)?,
             ("audit", _) => disk::audit(&own, scale, &mut report)?,
             ("wire", _) => wire::wire(&own, scale, &mut report)?,
+            ("floor", _) => floor::floor(scale, &mut report)?,
+            ("bad", _) => bad::bad(&own, scale, &mut report)?,
+            ("day", _) => day::day(&own, scale, &mut report)?,
+            ("storm", _) => storm::storm(&own, scale, &mut report)?,
+            ("model", _) => model::model(&own, scale, &mut report)?,
+            ("idle", _) => idle::idle(&own, scale, &mut report)?,
             ("hard", _) => register::hard(scale, &mut report)?,
             ("enumeration", _) => enumeration::prices(scale, &report)?,
             ("names", _) => names::recall(scale, &report)?,

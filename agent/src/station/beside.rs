@@ -15,6 +15,7 @@ use cpis_protocol::message::{Failure, Request};
 
 use crate::port::Transport;
 use crate::transport::{Beyond, HttpTransport};
+use crate::trouble::Trouble;
 
 /// The longest that one object may take from a neighbour.
 const NEAR: Duration = Duration::from_secs(20);
@@ -149,6 +150,15 @@ impl Transport for Beside {
 
     fn take_up(&self, request: &Request, begun: Vec<u8>) {
         self.server.take_up(request, begun);
+    }
+
+    fn heard(&self) -> u64 {
+        let near: u64 = self.neighbours.iter().map(|neighbour| neighbour.transport.heard()).sum();
+        self.server.heard().saturating_add(near)
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.server.trouble()
     }
 }
 

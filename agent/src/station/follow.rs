@@ -39,6 +39,10 @@ impl Transport for GivingWay {
             reply = self.station.send(request) => reply,
         }
     }
+
+    fn heard(&self) -> u64 {
+        self.station.heard()
+    }
 }
 
 /// Pulls from the stations whenever the server was just not reached, until shutdown.

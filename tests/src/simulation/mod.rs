@@ -3,7 +3,7 @@
 //!
 //! | file | what it owns |
 //! |---|---|
-//! | `dice.rs`, `trace.rs`, `time.rs` | chance, what happened, true time and devices' clocks |
+//! | `dice.rs`, `trace.rs`, `time.rs`, `summary.rs` | chance, what happened, true time and devices' clocks, runs in numbers |
 //! | `power.rs`, `files.rs`, `store.rs` | a device's disk: what a cut or a failed step leaves |
 //! | `network.rs`, `liar.rs`, `misfortune.rs`, `courier.rs` | the way to the server, who lies on it, and when; bundles |
 //! | `server.rs`, `register.rs`, `operator.rs` | the real service, the truth about the register, who changes it |
@@ -29,6 +29,7 @@ pub mod register;
 pub mod server;
 mod settled;
 pub mod store;
+mod summary;
 pub mod time;
 pub mod trace;
 pub mod watch;
@@ -51,6 +52,7 @@ use self::liar::Liar;
 use self::network::Weather;
 use self::presence::Tokens;
 use self::server::{SCOPES, Server};
+pub use self::summary::Summary;
 use self::time::TrueTime;
 use self::trace::Trace;
 
@@ -366,40 +368,4 @@ fn audited(world: &World, devices: &[Arc<Device>]) -> u64 {
 #[must_use]
 pub fn replay(seed: u64) -> String {
     format!("cargo sim --seed {seed} --trace")
-}
-
-/// Several runs in numbers.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Summary {
-    seeds: u64,
-    broken: u64,
-    device_ms: u64,
-    checks: u64,
-    events: u64,
-    settled_ms: u64,
-}
-
-impl Summary {
-    /// Adds runs up.
-    #[must_use]
-    pub fn of(runs: &[Run]) -> Self {
-        runs.iter().fold(Self::default(), |sum, run| Self {
-            seeds: sum.seeds + 1,
-            broken: sum.broken + u64::from(run.broken.is_some()),
-            device_ms: sum.device_ms + run.device_ms,
-            checks: sum.checks + run.checks,
-            events: sum.events + run.events,
-            settled_ms: sum.settled_ms.max(run.settled_ms),
-        })
-    }
-}
-
-impl Display for Summary {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let days = self.device_ms / (24 * HOUR_MS);
-        let (seeds, broken, checks, events) = (self.seeds, self.broken, self.checks, self.events);
-        let settled = self.settled_ms / 60_000;
-        write!(f, "{seeds} seeds, {broken} failed, {days} simulated device-days, {checks} checks of all invariants, ")?;
-        write!(f, "{events} audit events each stored once, caught up within {settled} minutes after the last fault")
-    }
 }

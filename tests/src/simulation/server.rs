@@ -44,6 +44,9 @@ pub const PRACTITIONER: &str = "P001";
 /// Seconds between two polls: fewer than a real device's, so that a day is quick.
 pub const POLL_S: u16 = 1800;
 
+/// Seconds for which a beat is signed once: few, so that what a device's time is behind by has other reasons.
+pub const BEAT_EVERY_S: u16 = 5;
+
 /// The service as it runs.
 pub type Running = Service<SqliteStore>;
 
@@ -81,6 +84,7 @@ impl Server {
     pub fn set_up(directory: &Path, time: TrueTime, dice: &mut Dice) -> anyhow::Result<Self> {
         let config = Config {
             poll_s: POLL_S,
+            beat_every_s: BEAT_EVERY_S,
             certificate_days: u16::try_from(dice.between(3, 90))?,
             feed_key_days: u16::try_from(dice.between(1, 30))?,
             reseal_hours: u16::try_from(dice.between(0, 24))?,

@@ -14,10 +14,11 @@ use cpis_protocol::replica;
 use cpis_server::port::{Inbox as _, Store as _, StoreError};
 
 use super::device::Device;
+use super::server::BEAT_EVERY_S;
 use super::{World, presence};
 
-/// What a signed time may be older than the question for it: a beat is signed once a minute.
-const HONEST_MS: i64 = 61_000;
+/// What a signed time may be older than the question for it, and rounding.
+const HONEST_MS: i64 = BEAT_EVERY_S as i64 * 1000 + 1000;
 /// What a device's time may be ahead of the true time: signed time counts from the question, and the answer may take as
 /// long as the client waits; before a question for a grant the device reports, which may take as long again. On that
 /// side a copy looks older than it is.

@@ -30,8 +30,7 @@ const EVENTS: f64 = 40.0;
 const LOSSES: f64 = 16.0;
 /// Cells that change in a scope in a day, each published by itself.
 const CHANGES: f64 = 70.0;
-/// How long a cache may keep a beat, in seconds (`server/src/http.rs`), and devices spread after an outage by default.
-const BEAT_S: f64 = 15.0;
+/// Devices spread over so many seconds after an outage by default.
 const SPREAD_S: f64 = 60.0;
 const DAY_S: f64 = 86_400.0;
 
@@ -175,44 +174,33 @@ fn direct(bytes: &Exchange, costs: &Costs, report: &mut Report) {
     report.figure("no caches, a storm: all back with nothing new", figure);
 }
 
-/// Caches that answer what may be kept, and refuse the combined exchange, so that devices ask for each object (R235).
+/// Caches that answer what may be kept, and refuse the combined exchange, so that devices ask for each object (R235). No
+/// cache may keep a beat (R133), so every poll is the origin's.
 fn behind(bytes: &Exchange, costs: &Costs, report: &mut Report) {
-    let beats = CACHES * SCOPES_A_CACHE * renewals(DEVICES / CACHES / SCOPES_A_CACHE / (DAY_S / POLLS), BEAT_S) * DAY_S;
+    let beats = DEVICES * POLLS;
     // A change brings a head and a delta; devices that were away longer bring others, which are kept as well.
     let objects = CACHES * SCOPES_A_CACHE * CHANGES * 2.0;
     let own = DEVICES * (GRANTS * 2.0 + EVENTS);
     let of = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
     let grant = (costs.started - costs.resumed).max(costs.warm);
     let cpu = (beats + objects) * costs.warm + DEVICES * (GRANTS * grant + EVENTS * costs.warm);
-    let kept = (beats * of(bytes.warm) + objects * (of(bytes.warm) + of(bytes.cell))) / 1e9;
+    let kept = objects * (of(bytes.warm) + of(bytes.cell)) / 1e9;
+    let polled = beats * of(bytes.warm) / 1e9;
     let figure = format!(
-        "{} beats, {} heads and deltas, {} grants, roots and audit batches that no cache may keep; {:.1} GB for what is kept; \
-         {:.1} cores on average",
+        "{} beats and {} grants, roots and audit batches that no cache may keep; {} heads and deltas; {:.1} GB for beats, {:.2} \
+         GB for what is kept; {:.1} cores on average",
         number(beats),
-        number(objects),
         number(own),
+        number(objects),
+        polled,
         kept,
         cpu / DAY_S
     );
     report.figure("behind caches, a day at the origin", figure);
-    let figure = format!(
-        "{} beats at most ({:.0} a second), no handshake: the caches bear {} connections a second each",
-        number(CACHES * SCOPES_A_CACHE * (SPREAD_S / BEAT_S + 1.0)),
-        CACHES * SCOPES_A_CACHE / BEAT_S,
-        number(DEVICES / CACHES / SPREAD_S)
-    );
-    report.figure("behind caches, a storm: all back with nothing new", figure);
-}
-
-/// How often a second a cache asks for an object that it may keep for so long, when it is asked for at this rate: once,
-/// then not until its time is over and somebody asks again.
-fn renewals(rate: f64, keep_s: f64) -> f64 {
-    1.0 / (keep_s + 1.0 / rate)
 }
 
 fn compare(seen: &Seen, report: &mut Report) {
-    let rate = seen.polls / seen.caches / seen.length_s;
-    let beats = seen.caches * renewals(rate, BEAT_S) * seen.length_s;
+    let beats = seen.polls;
     // Each cache asks for a head and a delta after each change, if one of its devices polls before the next.
     let objects = seen.caches * seen.changes * 2.0;
     let figure = format!(
@@ -222,16 +210,4 @@ fn compare(seen: &Seen, report: &mut Report) {
     let what =
         format!("check: {:.0} devices behind {:.0} caches for {:.0} s", seen.devices, seen.caches, seen.length_s);
     report.figure(&what, figure);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cache_asks_once_for_each_time_that_it_may_keep() {
-        // Asked all the time: once in fifteen seconds. Asked once an hour: each time.
-        assert!((renewals(1e9, 15.0) - 1.0 / 15.0).abs() < 1e-6);
-        assert!((renewals(1.0 / 3600.0, 15.0) - 1.0 / 3615.0).abs() < 1e-9);
-    }
 }

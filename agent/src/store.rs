@@ -13,10 +13,10 @@
 //! write: it is opened anew once the disk takes writes again.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use sled::transaction::ConflictableTransactionError;
@@ -29,8 +29,9 @@ const VALUE_BYTES_MAX: usize = 4096;
 const PART_BYTES: usize = 4000;
 const CACHE_BYTES: u64 = 2 * 1024 * 1024;
 
-/// What must fit on the disk before a store that failed is closed and opened again.
-const PROBE_BYTES: usize = 256 * 1024;
+/// What must fit on the disk beside what is to be written: of a write that fails half-way sled may also lose, until it is
+/// opened anew, what it held before.
+const PROBE_BYTES: u64 = 512 * 1024;
 
 /// The replica in sled.
 pub struct SledStore {
@@ -38,6 +39,8 @@ pub struct SledStore {
     open: RwLock<Option<Open>>,
     /// sled stays broken once a write failed, also when there is room again: it is opened anew before the next write.
     failed: AtomicBool,
+    /// Bytes that sled was given since they were last on the disk for certain.
+    pending: AtomicU64,
     directory: PathBuf,
 }
 
@@ -152,7 +155,12 @@ impl SledStore {
     /// [`StoreError::DoesNotOpen`], also when sled panics.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let open = RwLock::new(Some(Open::guarded(directory)?));
-        Ok(Self { open, failed: AtomicBool::new(false), directory: directory.to_path_buf() })
+        Ok(Self {
+            open,
+            failed: AtomicBool::new(false),
+            pending: AtomicU64::new(0),
+            directory: directory.to_path_buf(),
+        })
     }
 
     fn read<R>(&self, work: impl FnOnce(&Open) -> Result<R, StoreError>) -> Result<R, StoreError> {
@@ -160,7 +168,13 @@ impl SledStore {
         work(open.as_ref().ok_or_else(|| StoreError::Io("it was closed after a failure".into()))?)
     }
 
-    fn write<R>(&self, work: impl FnOnce(&Open) -> Result<R, StoreError>) -> Result<R, StoreError> {
+    /// Gives sled so many bytes to write, if there is room for twice as many: on a full disk it is left alone.
+    fn write<R>(&self, bytes: usize, work: impl FnOnce(&Open) -> Result<R, StoreError>) -> Result<R, StoreError> {
+        let pending = self.pending.fetch_add(bytes as u64, Ordering::AcqRel).saturating_add(bytes as u64);
+        if let Err(error) = self.probe(PROBE_BYTES.saturating_add(pending.saturating_mul(2))) {
+            self.pending.fetch_sub(bytes as u64, Ordering::AcqRel);
+            return Err(io(&error));
+        }
         if self.failed.load(Ordering::Acquire) {
             self.open_anew()?;
         }
@@ -173,22 +187,27 @@ impl SledStore {
 
     /// Closes a store that failed and opens it again. What is open stays while the disk takes nothing: it still reads.
     fn open_anew(&self) -> Result<(), StoreError> {
-        self.probe().map_err(|e| io(&e))?;
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         // sled holds its directory until the last handle is gone.
         drop(open.take());
         *open = Some(Open::guarded(&self.directory).map_err(|e| io(&e))?);
         self.failed.store(false, Ordering::Release);
+        self.pending.store(0, Ordering::Release);
         tracing::info!("the replica's storage takes writes again");
         Ok(())
     }
 
-    /// Whether the disk takes what an opening may write.
-    fn probe(&self) -> std::io::Result<()> {
+    /// Whether the disk takes so much. Space is set aside and given back; where that cannot be asked for it is written.
+    fn probe(&self, bytes: u64) -> std::io::Result<()> {
         let path = self.directory.join("probe");
         let written = File::create(&path).and_then(|mut file| {
-            file.write_all(&[0; PROBE_BYTES])?;
-            file.sync_all()
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                    std::io::copy(&mut std::io::repeat(0).take(bytes), &mut file)?;
+                    file.sync_all()
+                }
+                other => Ok(other?),
+            }
         });
         let removed = std::fs::remove_file(&path);
         written.and(removed)
@@ -243,7 +262,8 @@ impl Store for SledStore {
         if rows.iter().any(|(_, value)| value.len() > VALUE_BYTES_MAX) {
             return Err(StoreError::Io("a row is too large".into()));
         }
-        self.write(|open| {
+        let bytes = rows.iter().map(|(_, value)| value.len()).sum();
+        self.write(bytes, |open| {
             let mut batch = sled::Batch::default();
             for (row, value) in rows {
                 batch.insert(&Self::key(generation, row), value);
@@ -253,7 +273,10 @@ impl Store for SledStore {
     }
 
     fn commit(&self, rows: &[(RowName, Vec<u8>)]) -> Result<(), StoreError> {
-        self.write(|open| open.commit(rows))
+        let bytes = rows.iter().map(|(_, value)| value.len()).sum();
+        self.write(bytes, |open| open.commit(rows))?;
+        self.pending.store(0, Ordering::Release);
+        Ok(())
     }
 
     fn generations(&self) -> Result<Vec<Generation>, StoreError> {
@@ -273,7 +296,8 @@ impl Store for SledStore {
     }
 
     fn drop_generation(&self, generation: Generation) -> Result<(), StoreError> {
-        self.write(|open| {
+        // A full disk must not keep space from being given back: this needs little.
+        self.write(0, |open| {
             loop {
                 let mut batch = sled::Batch::default();
                 let mut count = 0;

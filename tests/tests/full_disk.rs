@@ -55,7 +55,8 @@ fn the_old_copy_answers_while_the_disk_refuses() {
         let deleted = format!("{},,,,,,,,,,,delete", leaving.digits());
         site.ingest("change.csv", COLUMNS, &[deleted, line(coming, birth, round)]).unwrap();
         assert!(agent.sync().is_err(), "{fault:?}: it cannot have been stored");
-        assert_eq!([leaving, coming].map(|n| answer(&agent, n, birth)), ["flagged", "not-in-this-copy"], "{fault:?}");
+        let answers = [leaving, coming].map(|n| answer(&agent, n, birth));
+        assert_eq!(answers, ["flagged", "not-in-this-copy"], "{fault:?}\n{}", running.log());
         mounted.set_fault(None);
         // With room again the same process goes on: sled by itself would refuse every write until it is opened anew.
         agent.sync().unwrap();
